@@ -1,0 +1,118 @@
+# From a clone to a running node: `make demo`. Everything stays in .venv; `make help` lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+OUT ?= demo-out
+TESTS ?=
+
+# The first Python of a version that the node runs on; `make PYTHON=/path/to/python` names another.
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+ifndef PYTHON
+PYTHON := $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	$$name -c '$(SUPPORTED)' 2>/dev/null \
+	&& { command -v $$name; break; }; done)
+endif
+
+.PHONY: help
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: prerequisites
+prerequisites:
+	@[ "$$(uname -sm)" = "Linux x86_64" ] \
+		|| { echo "Linux on x86-64 is needed; this machine is $$(uname -sm)" >&2; exit 1; }
+	@command -v git >/dev/null || { echo "git is needed; on Debian: apt-get install git" >&2; exit 1; }
+	@"$(or $(PYTHON),false)" -c '$(SUPPORTED)' 2>/dev/null \
+		|| { echo "Python 3.11, 3.12 or 3.13 is needed; on Debian: apt-get install python3 python3-venv" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null \
+		|| { echo "$(PYTHON) lacks venv; on Debian: apt-get install python3-venv" >&2; exit 1; }
+
+# A stamp says what is installed; it is older than its reasons only where something must be installed anew.
+$(VENV)/.core: pyproject.toml constraints.txt | prerequisites
+	@[ -x $(BIN)/python ] || { echo "making $(VENV) with $(PYTHON)"; "$(PYTHON)" -m venv $(VENV); }
+	@echo "installing the node (about a minute)"
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@echo "installing what the tests need"
+	@$(INSTALL) --editable '.[test,postgres,video,reference]'
+	@touch $@
+
+$(VENV)/.check: $(VENV)/.core
+	@echo "installing what the checks need"
+	@$(INSTALL) --editable '.[check]'
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.core ## make .venv and install the node
+	@echo "ready: $(BIN)/endonode --help"
+
+.PHONY: demo
+demo: $(VENV)/.core ## send a painted study through a node (FRAMES=DIR: images of a folder)
+	@$(BIN)/python -m node demo --out "$(OUT)" $(if $(FRAMES),--frames "$(FRAMES)")
+
+.PHONY: peers
+peers:
+	@deploy/install-peers.sh
+
+.PHONY: test
+test: $(VENV)/.test peers ## install what the tests need and run all of them (TESTS=PATH: some)
+	@if deploy/install-peers.sh --have; then $(BIN)/pytest $(TESTS); else \
+		echo "Debian's orthanc, dcmtk, dicom3tools are not all here; left out therefore:"; \
+		$(BIN)/pytest -q --collect-only -m acceptance $(TESTS) | sed -n 's/^\(tests.*::.*\)/  \1/p'; \
+		$(BIN)/pytest -m "not acceptance" $(TESTS); fi
+
+.PHONY: check
+check: $(VENV)/.check $(VENV)/.test ## lint, types, import rules, licences; count the lines
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+	@for package in node pipeline models db; do \
+		printf '%-10s %6d lines of Python\n' $$package \
+			"$$(git ls-files "$$package/*.py" | tr '\n' '\0' | xargs -0r cat | wc -l)"; done
+
+.PHONY: acceptance
+acceptance: $(VENV)/.test peers ## run the acceptance tests with full counts (long)
+	$(BIN)/pytest -m acceptance --full $(TESTS)
+
+BENCHES := $(patsubst tests/benchmarks/bench_%.py,bench-%,$(wildcard tests/benchmarks/bench_*.py))
+
+.PHONY: bench $(BENCHES)
+bench: $(BENCHES) ## run every benchmark of tests/benchmarks; bench-ingest runs bench_ingest.py alone
+
+$(BENCHES): bench-%: $(VENV)/.test peers
+	$(BIN)/python tests/benchmarks/bench_$*.py
+
+.PHONY: coverage
+coverage: $(VENV)/.test peers ## run the tests and show the lines that none of them runs (slower)
+	$(BIN)/pytest --cov --cov-report term-missing:skip-covered $(TESTS)
+
+.PHONY: reference-model
+reference-model: $(VENV)/.test ## build models/reference anew from ../shared/data
+	$(BIN)/python -m models.make_reference
+
+.PHONY: docs
+docs: $(VENV)/.check ## write docs/settings.md and docs/dependencies-licences.md
+	$(BIN)/python docs/generate.py
+
+# Of pip's report: what it would install, without the "+cpu" and the like that one index adds.
+LIST_VERSIONS := import json, sys; [print(each["name"], each["version"].split("+")[0], sep="==") \
+	for each in (found["metadata"] for found in json.load(sys.stdin)["install"])]
+
+.PHONY: lock
+lock: | prerequisites ## write constraints.txt: the newest versions that pyproject.toml allows
+	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
+		'.[test,postgres,video,reference,train,check]'
+	.venv-lock/bin/python -c '$(LIST_VERSIONS)' < .venv-lock/report.json \
+		| grep -Ev '^(endonode|setuptools)==' | LC_ALL=C sort -f > constraints.txt
+	rm -rf .venv-lock

@@ -1,0 +1,19 @@
+"""The audit trail: what happened, to what, when."""
+
+from typing import TypeAlias
+
+from sqlalchemy.orm import Session
+
+from db.engine import utc_now
+from db.tables import AuditEventRow
+
+JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+
+
+def record(session: Session, event: str, subject_id: str, **detail: JsonValue) -> None:
+    """Add an event to the transaction of the change that it tells of: both are kept or neither.
+
+    `event` is a static past-tense name, `subject_id` an exam, instance or job id. No name, birth date or
+    recognised text goes into `detail`.
+    """
+    session.add(AuditEventRow(at=utc_now(), event=event, subject_id=subject_id, detail=detail))

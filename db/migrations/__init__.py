@@ -1,0 +1,1 @@
+"""The revisions of our tables, run in this process by `db.schema.migrate`."""

@@ -1,0 +1,78 @@
+"""What the model saw and said: packages, frames with their ledger, predictions and their evidence."""
+
+import datetime as dt
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.tables.base import Base, UtcDateTime
+
+
+class ModelPackageRow(Base):
+    """A model package that has read at least one exam, by the digest of its manifest."""
+
+    __tablename__ = "models"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    version: Mapped[str] = mapped_column(String(32))
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+    registered_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class FrameRow(Base):
+    """One frame of one exam revision: kept or rejected and why, its ledger, and what the model said of it.
+
+    `frame_number` is 1-based within the source instance (PS3.3 C.7.6.6); 0 stands for an instance that could
+    not be decoded at all. `probability` is the positive class's after calibration.
+    """
+
+    __tablename__ = "frames"
+    __table_args__ = (UniqueConstraint("exam_id", "instance_id", "frame_number"),)
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"))
+    instance_id: Mapped[int] = mapped_column(ForeignKey("instances.id"), index=True)
+    frame_number: Mapped[int] = mapped_column(Integer)
+    kept: Mapped[bool] = mapped_column(Boolean)
+    reason: Mapped[str | None] = mapped_column(String(64))
+    error_text: Mapped[str | None] = mapped_column(Text)
+    ledger: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    label: Mapped[str | None] = mapped_column(String(32))
+    probability: Mapped[float | None] = mapped_column(Float)
+    confidence: Mapped[float | None] = mapped_column(Float)
+
+
+class PredictionRow(Base):
+    """The reading of one exam revision: exactly one."""
+
+    __tablename__ = "predictions"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"), unique=True)
+    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"), index=True)
+    recipe_digest: Mapped[str] = mapped_column(String(64))
+    reading: Mapped[str] = mapped_column(String(16), index=True)
+    unpredicted_reason: Mapped[str | None] = mapped_column(String(64))
+    probability: Mapped[float | None] = mapped_column(Float)
+    threshold: Mapped[float] = mapped_column(Float)
+    top_k: Mapped[int] = mapped_column(Integer)
+    vote_mode: Mapped[str] = mapped_column(String(16))
+    frames_kept: Mapped[int] = mapped_column(Integer)
+    frames_rejected: Mapped[int] = mapped_column(Integer)
+    frames_used: Mapped[int] = mapped_column(Integer)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)
+
+
+class EvidenceRow(Base):
+    """A frame that the result shows, in the order shown; `voted` is False where it only illustrates."""
+
+    __tablename__ = "evidence"
+    __table_args__ = (UniqueConstraint("prediction_id", "position"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    prediction_id: Mapped[int] = mapped_column(ForeignKey("predictions.id"))
+    frame_id: Mapped[int] = mapped_column(ForeignKey("frames.id"))
+    position: Mapped[int] = mapped_column(Integer)
+    voted: Mapped[bool] = mapped_column(Boolean)

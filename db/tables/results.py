@@ -1,0 +1,73 @@
+"""The objects we emit, whom they go to and how far they got."""
+
+import datetime as dt
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db.tables.base import Base, UtcDateTime
+
+
+class ResultObjectRow(Base):
+    """One encoded DICOM object of ours; its bytes are in the file store before it is first sent.
+
+    `form` says which rung of the fallback ladder it belongs to: multi_frame or single_frame.
+    """
+
+    __tablename__ = "result_objects"
+    __table_args__ = (UniqueConstraint("exam_id", "kind", "form", "item"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"))
+    kind: Mapped[str] = mapped_column(String(8))
+    form: Mapped[str] = mapped_column(String(16))
+    item: Mapped[int] = mapped_column(Integer)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    series_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class DeliveryRow(Base):
+    """The results of one exam revision on their way to one peer.
+
+    `state` is pending, sending, delivered, withdrawn (superseded before it left) or failed (dead letter).
+    """
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("exam_id", "peer_ae_title"),
+        Index("ix_deliveries_state", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"))
+    peer_ae_title: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16))
+    form: Mapped[str | None] = mapped_column(String(16))
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    deadline_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    delivered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class DeliveredObjectRow(Base):
+    """One object that a peer has answered as stored: 0x0000, or a warning (PS3.4 B.2.3)."""
+
+    __tablename__ = "delivered_objects"
+
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)
+    result_object_id: Mapped[int] = mapped_column(ForeignKey("result_objects.id"), primary_key=True)
+    answered_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class PeerMemoryRow(Base):
+    """What we learned of a peer: the form of Secondary Capture it takes."""
+
+    __tablename__ = "peer_memory"
+
+    ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    form: Mapped[str] = mapped_column(String(16))
+    learned_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)

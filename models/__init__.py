@@ -1,0 +1,1 @@
+"""Frame in, prediction out: packages, the classifier and the per-patient rule."""

@@ -1,0 +1,1 @@
+"""The imperative shell: it receives, groups, has read, reports and delivers."""

@@ -1,0 +1,124 @@
+"""Exams and quarantined objects as a person reads them; legible at 100 columns."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PIPED_COLUMNS = 100
+UNREADABLE_SHOWN = 3
+
+READINGS = {"ibd": "IBD pattern", "healthy": "no IBD pattern", "unpredicted": "UNPREDICTED"}
+"""What people read; `healthy` is a machine value only, since nothing else is assessed."""
+
+CAUTION = (
+    "images: received/expected; frames: kept/all. Research use, not a diagnosis:\n"
+    "where no IBD pattern was found, other findings are not assessed."
+)
+
+
+def print_exams(exams: Sequence[dict[str, Any]]) -> None:
+    """Print one row an exam revision; below, a line for each that failed or needs a person."""
+    console = _console()
+    if not exams:
+        console.print("no exams yet")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=CAUTION, caption_justify="left")
+    for name in ("exam", "rev.", "patient", "state", "images", "frames", "complete", "reading", "prob."):
+        right = name in {"rev.", "images", "frames", "prob."}
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=right or name in {"exam", "state"},
+            overflow="fold",
+        )
+    for exam in exams:
+        table.add_row(*(Text(cell) for cell in _cells(exam)), style="dim" if exam["superseded_by"] else "")
+    console.print(table)
+    for exam in exams:
+        for line in _remarks(exam):
+            console.print(Text(f"exam {exam['exam_id']}: {line}"), soft_wrap=True)
+
+
+def print_quarantined(objects: Sequence[dict[str, Any]]) -> None:
+    """Print what lies in quarantine, why, and what to do."""
+    console = _console()
+    if not objects:
+        console.print("nothing is in quarantine")
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("no.", "reason", "patient", "SOP Instance UID", "from", "contradicts"):
+        table.add_column(name, overflow="fold")
+    for found in objects:
+        contradicted = "" if found["contradicts"] is None else str(found["contradicts"])
+        cells = (
+            str(found["instance_id"]), _words(found["reason"]), _patient(found), found["sop_instance_uid"],
+            found["calling_ae_title"], contradicted,
+        )  # fmt: skip
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    console.print(table)
+    console.print("endonode quarantine accept N puts one in force, discard N sets it aside", soft_wrap=True)
+
+
+def _console() -> Console:
+    """Return a console as wide as the terminal; into a file or a pipe, as wide as the tables need."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPED_COLUMNS)
+
+
+def _cells(exam: dict[str, Any]) -> tuple[str, ...]:
+    counts, completeness = exam["counts"], exam["completeness"]
+    images = str(counts["received"]) + (f"/{counts['expected']}" if counts["expected"] is not None else "")
+    verdict = _words(completeness["verdict"])
+    if completeness["missing"]:
+        verdict += f", {completeness['missing']} missing"
+    reading = READINGS.get(exam["reading"] or "", "")
+    if exam["unpredicted_reason"]:
+        reading += f" ({_words(exam['unpredicted_reason'])})"
+    looked_at = counts["kept"] + counts["rejected"]
+    frames = f"{counts['kept']}/{looked_at}" if looked_at else ""
+    probability = "" if exam["probability"] is None else f"{exam['probability']:.2f}"
+    named = exam["exam_id"], str(exam["revision"]), _patient(exam), exam["state"]
+    return *named, images, frames, verdict, reading, probability
+
+
+def _remarks(exam: dict[str, Any]) -> list[str]:
+    said = []
+    if exam["superseded_by"]:
+        said.append(f"superseded by {exam['superseded_by']}")
+    if exam["error"]:
+        said.append(
+            f"failed at {exam['error']['step']}: {_printable(exam['error']['text'] or '')}; "
+            f"`endonode retry {exam['exam_id']}` takes it up again"
+        )
+    unreadable = {frame["sop_instance_uid"]: frame["text"] for frame in exam["unreadable"]}
+    said += [f"not read: {_printable(text)}" for text in list(unreadable.values())[:UNREADABLE_SHOWN]]
+    if len(unreadable) > UNREADABLE_SHOWN:
+        said.append(f"{len(unreadable) - UNREADABLE_SHOWN} more could not be read; see --json")
+    if exam["has_conflict"]:
+        said.append("its objects contradict each other; see `endonode quarantine list`, `exams move`")
+    elif exam["counts"]["quarantined"]:
+        said.append(f"{exam['counts']['quarantined']} in quarantine; see `endonode quarantine list`")
+    said += [
+        f"{delivery['peer']} has not taken the result: {_printable(delivery['error'])}"
+        for delivery in exam["deliveries"]
+        if delivery["error"] and delivery["state"] != "delivered"
+    ]
+    return said
+
+
+def _patient(row: dict[str, Any]) -> str:
+    issuer = row.get("issuer_of_patient_id") or ""
+    return _printable(row["patient_id"] + (f" ({issuer})" if issuer else "")) or "no patient ID"
+
+
+def _words(value: str | None) -> str:
+    return (value or "").replace("_", " ")
+
+
+def _printable(text: str) -> str:
+    """Blank what a terminal would obey: these values came from elsewhere."""
+    return "".join(character if character.isprintable() else "?" for character in text)

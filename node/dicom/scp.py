@@ -1,0 +1,249 @@
+"""The storage SCP: who may come in, what each is offered, and what a C-STORE is answered."""
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+import warnings
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+import structlog
+from pydicom import Dataset
+from pynetdicom import AE, _config, evt
+
+from node.dicom.arrivals import Arrival, StoreMessages
+from node.dicom.contexts import echo_contexts, storage_contexts
+from node.dicom.header import peek_study_instance_uid
+from node.dicom.transport import Acceptor, Listener, reject
+from node.dicom.walk import DOES_NOT_MATCH
+from node.errors import ReceivedObjectError, SettingsError, StorageError
+from node.house import Node
+from node.inbox import Inbox, Received
+from node.results.uids import IMPLEMENTATION_CLASS_UID
+from node.settings import Peer
+
+log = structlog.get_logger()
+
+OUT_OF_RESOURCES = 0xA700
+"""PS3.4 table B.2-1; also where the database fails: the sender is to try again later."""
+PROCESSING_FAILURE = 0x0110  # PS3.7 annex C.5.16
+ERROR_COMMENT_LENGTH = 64  # PS3.7 annex E.1: an LO
+
+CALLING_AE_UNKNOWN = (1, 1, 3)  # PS3.8 table 9-21: result, source, reason
+CALLED_AE_UNKNOWN = (1, 1, 7)
+LIMIT_EXCEEDED = (2, 3, 2)
+
+ARRIVING_AFTER_S = 0.5
+"""Objects that take longer get a row that holds their exam open."""
+BEAT_S = 0.5
+
+
+class Receiver:
+    """Listens for peers from `start` to `stop`."""
+
+    def __init__(self, node: Node) -> None:
+        settings = node.settings
+        self._node = node
+        self._inbox = Inbox(node)
+        self._networks = {peer.ae_title: _networks(peer) for peer in settings.peers}
+        self._echo_only = echo_contexts()
+        self._all_contexts = [*self._echo_only, *storage_contexts(settings)]
+        self._ae = AE(settings.ae_title)
+        self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        self._ae.acse_timeout = settings.pdu_timeout_s
+        self._ae.network_timeout = settings.network_timeout_s
+        self._ae.maximum_associations = sys.maxsize  # we count them, and before anything is read
+        self._lock = threading.Lock()
+        self._inside: set[Acceptor] = set()
+        self._is_draining = False
+        self._stopped = threading.Event()
+        self._beats = threading.Thread(target=self._beat, name="arrivals", daemon=True)
+        self._listener: Listener | None = None
+
+    @property
+    def port(self) -> int:
+        """The TCP port that is listened on, once started."""
+        if self._listener is None:
+            raise RuntimeError("the receiver has not been started")
+        return self._listener.port
+
+    def start(self) -> None:
+        """Listen, or raise `SettingsError` where address and port cannot be listened on."""
+        _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own handlers log whole messages
+        # A malformed UID in a command is refused below; pydicom's warnings would come first and quote it.
+        warnings.filterwarnings("ignore", message="Invalid value for VR", category=UserWarning)
+        where = self._node.settings.bind, self._node.settings.port
+        try:
+            self._listener = Listener(*where, self._serve)
+        except OSError as error:
+            raise SettingsError(
+                f"{where[0]}:{where[1]} cannot be listened on: {error.strerror}; correct bind or port"
+            ) from error
+        self._beats.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Accept no more, let objects under way arrive for so long, and end every association."""
+        with self._lock:
+            self._is_draining = True
+        if self._listener is not None:
+            self._listener.close()
+        until = time.monotonic() + timeout_s
+        while (inside := self._snapshot()) and time.monotonic() < until + 1:
+            for acceptor in inside:
+                if not acceptor.is_established:
+                    acceptor.dul.socket.close()
+                elif acceptor.dimse.is_idle or time.monotonic() > until:
+                    acceptor.abort(block=False)
+            time.sleep(0.02)
+        if inside:
+            log.warning("associations_left", count=len(inside))
+        self._stopped.set()
+        if self._beats.is_alive():
+            self._beats.join()
+
+    def _serve(self, connection: socket.socket, address: Any) -> None:
+        """Let a caller in, or reject it before a byte of it is read."""
+        caller = _address(address[0])
+        if not any(caller in network for networks in self._networks.values() for network in networks):
+            log.warning("association_rejected", reason="address", peer_address=str(caller))
+            reject(connection, *CALLING_AE_UNKNOWN)
+            return
+        with self._lock:
+            is_full = self._is_draining or len(self._inside) >= self._node.settings.max_associations
+            acceptor = None if is_full else self._make_acceptor(connection, address)
+            if acceptor is not None:
+                self._inside.add(acceptor)
+        if acceptor is None:
+            log.warning("association_rejected", reason="limit", peer_address=str(caller))
+            reject(connection, *LIMIT_EXCEEDED)
+            return
+        try:
+            acceptor.start()
+        except RuntimeError:  # no thread is to be had
+            log.critical("connection_not_served", peer_address=str(caller))
+            acceptor.dul.socket.release()
+            self._forget(acceptor)
+
+    def _make_acceptor(self, connection: socket.socket, address: Any) -> Acceptor:
+        acceptor = Acceptor(
+            self._ae,
+            connection,
+            address,
+            pdu_timeout_s=self._node.settings.pdu_timeout_s,
+            on_end=self._forget,
+        )
+        acceptor.dimse = StoreMessages(acceptor, self._node.files)
+        acceptor.bind(evt.EVT_REQUESTED, self._on_requested)
+        acceptor.bind(evt.EVT_ABORTED, self._on_aborted)
+        acceptor.bind(evt.EVT_C_STORE, self._on_store)
+        return acceptor
+
+    def _forget(self, acceptor: Acceptor) -> None:
+        for arrival in acceptor.dimse.arrivals:
+            arrival.discard()
+        with self._lock:
+            self._inside.discard(acceptor)
+
+    def _snapshot(self) -> list[Acceptor]:
+        with self._lock:
+            return list(self._inside)
+
+    def _on_requested(self, event: evt.Event) -> None:
+        """Hold the request against the peers we know, and offer each what it may do."""
+        settings, assoc = self._node.settings, event.assoc
+        request = assoc.requestor.primitive
+        calling, called = request.calling_ae_title.strip(), request.called_ae_title.strip()
+        caller = _address(assoc.requestor.address)
+        peer = settings.peer(calling)
+        if called != settings.ae_title:
+            reason, rejection = "called_ae_title", CALLED_AE_UNKNOWN
+        elif peer is None or not any(caller in network for network in self._networks[calling]):
+            reason, rejection = "calling_ae_title", CALLING_AE_UNKNOWN
+        else:
+            assoc.acceptor.supported_contexts = self._all_contexts if peer.may_send else self._echo_only
+            log.info("association_accepted", calling_ae_title=calling, peer_address=str(caller))
+            return
+        log.warning(
+            "association_rejected",
+            reason=reason,
+            calling_ae_title=calling,
+            called_ae_title=called,
+            peer_address=str(caller),
+        )
+        assoc.acse.send_reject(*rejection)
+        assoc.kill()
+
+    def _on_aborted(self, event: evt.Event) -> None:
+        log.warning("association_aborted", peer_address=event.assoc.requestor.address)
+
+    def _on_store(self, event: evt.Event) -> int | Dataset:
+        """Answer a C-STORE: 0x0000 only where the object is durable and admitted."""
+        request = event.request
+        calling = event.assoc.requestor.primitive.calling_ae_title.strip()
+        try:
+            self._keep(request.DataSet, request.AffectedSOPInstanceUID.strip(" \0"), calling)
+        except ReceivedObjectError as error:
+            status, comment = error.status, str(error)
+        except StorageError as error:
+            status, comment = OUT_OF_RESOURCES, str(error)
+        except Exception as error:  # noqa: BLE001 - outermost: whatever it is, the sender keeps the object
+            status, comment = PROCESSING_FAILURE, type(error).__name__
+        else:
+            return 0x0000
+        finally:
+            if isinstance(request.DataSet, Arrival):
+                request.DataSet.discard()
+        log.warning(
+            "instance_refused",
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            calling_ae_title=calling,
+            status=f"0x{status:04X}",
+            reason=comment,
+        )
+        answer = Dataset()
+        answer.Status = status
+        answer.ErrorComment = comment[:ERROR_COMMENT_LENGTH]
+        return answer
+
+    def _keep(self, arrival: Any, sop_instance_uid: str, calling_ae_title: str) -> None:
+        if not isinstance(arrival, Arrival) or not arrival.size_bytes:
+            raise ReceivedObjectError("no dataset came with the command", status=DOES_NOT_MATCH)
+        if arrival.failure is not None:
+            raise arrival.failure
+        arrival.finish()
+        self._inbox.keep(
+            Received(
+                staged=arrival.path,
+                sop_class_uid=arrival.sop_class_uid,
+                sop_instance_uid=sop_instance_uid,
+                transfer_syntax_uid=arrival.transfer_syntax_uid,
+                calling_ae_title=calling_ae_title,
+            )
+        )
+
+    def _beat(self) -> None:
+        """Keep the exams of objects that take long to arrive open."""
+        while not self._stopped.wait(BEAT_S):
+            arriving = {}
+            for acceptor in self._snapshot():
+                for arrival in list(acceptor.dimse.arrivals):
+                    if time.monotonic() - arrival.begun_at < ARRIVING_AFTER_S or arrival.is_over:
+                        continue
+                    with contextlib.suppress(OSError):  # it has just been kept
+                        study_instance_uid = peek_study_instance_uid(arrival.path)
+                        if study_instance_uid is not None:
+                            arriving[arrival.token] = study_instance_uid
+            self._inbox.beat(arriving)
+        self._inbox.beat({})
+
+
+def _address(text: str) -> IPv4Address | IPv6Address:
+    """Parse a caller's address; one of IPv4 that comes over IPv6 is one of IPv4."""
+    address = ip_address(text.partition("%")[0])
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def _networks(peer: Peer) -> list[IPv4Network | IPv6Network]:
+    return [ip_network(address, strict=False) for address in peer.addresses]

@@ -1,0 +1,163 @@
+"""Values become rows: the one place where a reading is written down."""
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from db.audit import record
+from db.tables import (
+    DeliveryRow,
+    EvidenceRow,
+    ExamRow,
+    FrameRow,
+    ModelPackageRow,
+    PredictionRow,
+    ResultObjectRow,
+)
+from models.package import Package
+from models.patient import PatientPrediction
+from node.files import StoredFile
+from node.frames import FrameReading
+from node.house import Node
+from node.results.report import EncodedObject
+
+
+def register_package(session: Session, package: Package, now: dt.datetime) -> None:
+    """Note a model package the first time it reads."""
+    if session.get(ModelPackageRow, package.digest) is None:
+        session.add(
+            ModelPackageRow(
+                digest=package.digest,
+                name=package.name,
+                version=package.version,
+                manifest=dict(package.manifest),
+                registered_at=now,
+            )
+        )
+        session.flush()
+
+
+def write_frames(
+    session: Session, exam: ExamRow, frames: Sequence[FrameReading]
+) -> dict[tuple[int, int], int]:
+    """Write one row a frame; return the row id of each (instance id, frame number)."""
+    session.execute(delete(FrameRow).where(FrameRow.exam_id == exam.id))
+    rows = [
+        FrameRow(
+            exam_id=exam.id,
+            instance_id=frame.instance_id,
+            frame_number=frame.frame_number,
+            kept=frame.prediction is not None,
+            reason=frame.reason,
+            error_text=frame.error_text,
+            ledger=[entry_as_json(entry) for entry in frame.ledger],
+            label=frame.prediction.label if frame.prediction else None,
+            probability=frame.prediction.probability if frame.prediction else None,
+            confidence=frame.prediction.confidence if frame.prediction else None,
+        )
+        for frame in frames
+    ]
+    session.add_all(rows)
+    session.flush()
+    return {(row.instance_id, row.frame_number): row.id for row in rows}
+
+
+def entry_as_json(entry: object) -> dict[str, object]:
+    """Return a ledger entry as the database keeps it; milliseconds to the microsecond."""
+    return {
+        name: round(value, 3) if isinstance(value := getattr(entry, name), float) else value
+        for name in ("step", "decision", "reason", "mask_area", "pixels_changed", "milliseconds")
+    }
+
+
+def write_prediction(
+    session: Session,
+    exam: ExamRow,
+    package: Package,
+    patient: PatientPrediction,
+    *,
+    recipe_digest: str,
+    frames: Sequence[FrameReading],
+    shown: Sequence[tuple[int, bool]],
+    now: dt.datetime,
+) -> None:
+    """Write the reading and its evidence; `shown` holds (frame row id, voted) in the order shown."""
+    register_package(session, package, now)
+    kept = sum(frame.prediction is not None for frame in frames)
+    prediction = PredictionRow(
+        exam_id=exam.id,
+        model_digest=package.digest,
+        recipe_digest=recipe_digest,
+        reading=patient.reading,
+        unpredicted_reason=patient.reason,
+        probability=patient.probability,
+        threshold=package.threshold,
+        top_k=package.top_k,
+        vote_mode=package.vote_mode,
+        frames_kept=kept,
+        frames_rejected=len(frames) - kept,
+        frames_used=len(patient.used),
+        created_at=now,
+    )
+    session.add(prediction)
+    session.flush()
+    session.add_all(
+        EvidenceRow(prediction_id=prediction.id, frame_id=frame_id, position=position, voted=voted)
+        for position, (frame_id, voted) in enumerate(shown, start=1)
+    )
+
+
+def write_results(
+    session: Session, node: Node, exam: ExamRow, stored: Mapping[str, StoredFile],
+    objects: Sequence[EncodedObject], now: dt.datetime,
+) -> None:  # fmt: skip
+    """Write the encoded objects and, to each peer that takes results, a delivery with its job.
+
+    A revision that was superseded while it was read keeps its results; they are never sent.
+    """
+    for encoded in objects:
+        session.add(
+            ResultObjectRow(
+                exam_id=exam.id,
+                kind=encoded.kind,
+                form=encoded.form,
+                item=encoded.item,
+                sop_instance_uid=encoded.sop_instance_uid,
+                sop_class_uid=encoded.sop_class_uid,
+                series_instance_uid=encoded.series_instance_uid,
+                sha256=stored[encoded.sop_instance_uid].sha256,
+                size_bytes=len(encoded.data),
+                created_at=now,
+            )
+        )
+    for peer in node.settings.peers:
+        if peer.receives_results:
+            start_delivery(session, node, exam, peer.ae_title, now)
+
+
+def start_delivery(session: Session, node: Node, exam: ExamRow, ae_title: str, now: dt.datetime) -> None:
+    """Put an exam's results on their way to one peer, unless a later revision has taken their place."""
+    delivery = DeliveryRow(
+        exam_id=exam.id,
+        peer_ae_title=ae_title,
+        state="pending" if exam.superseded_by is None else "withdrawn",
+        deadline_at=now + dt.timedelta(seconds=node.settings.delivery_deadline_s),
+    )
+    session.add(delivery)
+    session.flush()
+    if delivery.state == "pending":
+        node.jobs.enqueue(session, "deliver", str(delivery.id))
+
+
+def fail_exam(session: Session, exam_id: str, step: str, error_text: str) -> None:
+    """Mark an exam failed at a step; `retry` takes it up there."""
+    exam = session.get_one(ExamRow, exam_id)
+    exam.state, exam.error_step, exam.error_text = "failed", step, error_text
+    record(session, "exam_failed", exam_id, step=step)
+
+
+def reading_of(session: Session, exam_id: str) -> PredictionRow | None:
+    """Return the exam's prediction, if it has been read."""
+    return session.scalars(select(PredictionRow).where(PredictionRow.exam_id == exam_id)).first()

@@ -1,0 +1,176 @@
+"""From what was read to what is sent: the report's values, its panels, and the encoded objects."""
+
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.multival import MultiValue
+
+from db.tables import ExamRow, InstanceRow
+from models.patient import PatientPrediction
+from node.duplicates import LOSSLESS
+from node.frames import FrameReader, FrameReading
+from node.house import Node
+from node.results.report import EncodedObject, EvidencePanel, Report, SourceReference
+from node.results.secondary_capture import build_secondary_capture
+from node.template import read_template
+from pipeline.decode import decode_frames
+from pipeline.errors import DecodeError
+from pipeline.instance import read_header, value_of
+
+STATED_OF_A_SOURCE = (
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "NumberOfFrames",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What a reading starts from: the exam as it stood, its images, its patient and where that is named."""
+
+    exam: ExamRow
+    instances: list[InstanceRow]
+    named_in: list[InstanceRow]
+    patient_id: str
+    supersedes: int | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outcome:
+    """What a reading found.
+
+    Attributes
+    ----------
+    shown
+        The frames that a person sees, in order, and whether each voted.
+    is_lower_gi
+        None where the headers do not say.
+    """
+
+    patient: PatientPrediction
+    frames: list[FrameReading]
+    shown: list[tuple[FrameReading, bool]]
+    is_lower_gi: bool | None
+
+
+def make_results(
+    node: Node, reader: FrameReader, material: Material, outcome: Outcome, now: dt.datetime
+) -> list[EncodedObject]:
+    """Build the objects that answer one exam revision.
+
+    The Secondary Capture names the evidence frames as its sources; all instances where none is shown.
+    """
+    exam, package, frames = material.exam, reader.package, outcome.frames
+    decoded = sum(frame.reason != "undecodable" for frame in frames)
+    report = Report(
+        revision=exam.revision,
+        supersedes=material.supersedes,
+        reading=outcome.patient.reading,
+        unpredicted_reason=outcome.patient.reason,
+        probability=outcome.patient.probability,
+        frames_received=decoded if frames else len(material.instances),
+        frames_kept=sum(frame.prediction is not None for frame in frames),
+        frames_used=len(outcome.patient.used),
+        threshold=package.threshold,
+        top_k=package.top_k,
+        model_name=package.name,
+        model_version=package.version,
+        model_digest=package.digest,
+        settings_digest=_settings_digest(node, reader),
+        completeness_verdict=exam.completeness_verdict or "unknown",
+        missing_count=exam.missing_count,
+        body_part_stated=outcome.is_lower_gi is not None,
+        objects_unreadable=len({frame.instance_id for frame in frames if frame.reason == "undecodable"}),
+        evidence=tuple(_panel(node, reader, material, shown) for shown in outcome.shown),
+        created_at=now,
+    )
+    evidence: dict[str, list[int]] = {}
+    for panel in report.evidence:
+        evidence.setdefault(panel.source.sop_instance_uid, []).append(panel.source.frame_number)
+    named_in = [row for row in material.named_in if row.purged_at is None]
+    rows = [row for row in material.instances if row.sop_instance_uid in evidence] or material.named_in
+    capture = build_secondary_capture(
+        report,
+        template=read_template(node, named_in, material.patient_id, exam.study_instance_uid),
+        sources=[_source_reference(node, row, evidence.get(row.sop_instance_uid, [])) for row in rows],
+        installation_id=node.installation_id,
+        exam_key=exam.exam_key,
+        timezone=node.settings.timezone,
+    )
+    return [capture]
+
+
+def _panel(
+    node: Node, reader: FrameReader, material: Material, shown: tuple[FrameReading, bool]
+) -> EvidencePanel:
+    """Decode an evidence frame once more: what a person sees is the original, its text blanked flat."""
+    frame, voted = shown
+    number, row = next(
+        (number, row) for number, row in enumerate(material.instances, start=1) if row.id == frame.instance_id
+    )
+    (original,) = decode_frames(
+        node.files.path(row.sha256), [frame.frame_number], max_frame_pixels=node.settings.max_frame_pixels
+    )
+    prediction = frame.prediction
+    if prediction is None or frame.view_box is None or frame.content_area is None:
+        raise ValueError(
+            f"instance {frame.instance_id} frame {frame.frame_number} was not read, yet is shown"
+        )
+    cam: NDArray[np.float32] | None = None
+    if frame.cam is not None:
+        cam = frame.cam[reader.package.classes.index(prediction.label)]
+    return EvidencePanel(
+        pixels=reader.blank_text(original.pixels),
+        source=prediction.source,
+        cam=cam,
+        view_box=frame.view_box,
+        content_area=frame.content_area,
+        confidence=prediction.confidence,
+        probability=prediction.probability,
+        label=prediction.label,
+        voted=voted,
+        image_number=number,
+    )
+
+
+def _source_reference(node: Node, row: InstanceRow, numbers: Sequence[int]) -> SourceReference:
+    ds = Dataset()
+    if row.purged_at is None:
+        with suppress(DecodeError):
+            ds = read_header(node.files.path(row.sha256), STATED_OF_A_SOURCE)
+    is_single = value_of(ds, "NumberOfFrames") in (None, "", 0, 1)
+    lossy = None
+    stated = str(value_of(ds, "LossyImageCompression") or "")
+    if stated == "01" or (not stated and row.transfer_syntax_uid not in LOSSLESS):
+        lossy = (_values(ds, "LossyImageCompressionRatio"), _values(ds, "LossyImageCompressionMethod"))
+    return SourceReference(
+        sop_instance_uid=row.sop_instance_uid,
+        sop_class_uid=row.sop_class_uid,
+        series_instance_uid=row.series_instance_uid,
+        lossy=lossy,
+        frame_numbers=() if is_single else tuple(sorted(numbers)),
+    )
+
+
+def _values(ds: Dataset, keyword: str) -> str:
+    value = value_of(ds, keyword)
+    return "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value or "")
+
+
+def _settings_digest(node: Node, reader: FrameReader) -> str:
+    """Return the SHA-256 of everything but the weights that a reading depends on."""
+    stated = {
+        "recipe": reader.recipe_digest,
+        "threshold": reader.package.threshold,
+        "top_k": reader.package.top_k,
+        "vote_mode": reader.package.vote_mode,
+        "video_frames_per_second": node.settings.video_frames_per_second,
+        "max_frame_pixels": node.settings.max_frame_pixels,
+        "lower_gi": node.settings.lower_gi.model_dump(),
+    }
+    return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()

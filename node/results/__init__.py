@@ -1,0 +1,1 @@
+"""What we answer: the Secondary Capture and its pages."""

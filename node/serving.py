@@ -1,0 +1,196 @@
+"""The composition root: a node is opened from its settings, and its processes run until told to stop."""
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+from sqlalchemy import select
+
+from db.engine import open_database
+from db.errors import SchemaError
+from db.jobs_dbos import DbosJobs
+from db.schema import ensure_schema, installation_id, schema_state
+from db.tables import InstanceRow
+from node.errors import NodeError
+from node.files import FileStore
+from node.house import Node
+from node.settings import Settings
+
+log = structlog.get_logger()
+
+DRAIN_S = 60.0
+"""How long a stop waits for associations and jobs under way; what is not done then is taken over later."""
+
+RESTART_AFTER_S = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Waits before a worker that died is started again; the last one repeats."""
+
+START_S = 10.0
+"""A worker that ends by itself within this time of the node's start has not started at all."""
+
+PR_SET_PDEATHSIG = 1
+"""prctl(2): the kernel ends a worker whose parent was killed, so that none outlives its node."""
+
+PARENT_VARIABLE = "_ENDONODE_PARENT"
+"""Environment variable that tells a worker whose it is; absent where an operator started it."""
+
+
+@contextmanager
+def open_node(settings: Settings, *, stores: bool = False) -> Iterator[Node]:
+    """Open database and file store and hand them on; closed on the way out.
+
+    A process that `stores` gives an empty database its schema and makes the store's folders; an older schema
+    is always refused.
+    """
+    database = open_database(settings.database_url)
+    try:
+        if not stores and schema_state(database) == "empty":
+            raise SchemaError("the database holds no tables yet; run `endonode migrate`, or start the node")
+        ensure_schema(database)
+        installation = installation_id(database)
+        files = FileStore(settings.storage_dir, min_free_bytes=settings.min_free_bytes)
+        if stores:
+            with database.reading() as session:
+                is_first = session.scalars(select(InstanceRow.id).limit(1)).first() is None
+            files.prepare(installation, is_first=is_first)
+        try:
+            yield Node(settings, database, files, DbosJobs(database), installation)
+        finally:
+            files.close()
+    finally:
+        database.close()
+
+
+def receive(settings: Settings) -> None:
+    """Run the receiver alone until SIGTERM or SIGINT."""
+    _configure_logging(settings)
+    stop = _stop_on_signals()
+    with open_node(settings, stores=True) as node, _receiving(node):
+        stop.wait()
+
+
+def work(settings: Settings) -> None:
+    """Run one worker alone until SIGTERM or SIGINT."""
+    from node.worker import Worker  # late: OpenCV, ONNX Runtime and the text detector load here only
+
+    _die_with_parent()
+    _configure_logging(settings)
+    stop = _stop_on_signals()
+    with open_node(settings, stores=True) as node:
+        worker = Worker(node)
+        worker.start()
+        log.info("worker_started", pid=os.getpid())
+        stop.wait()
+        worker.stop(DRAIN_S)
+        log.info("worker_stopped", pid=os.getpid())
+
+
+def serve(settings: Settings, config: Path | None) -> None:
+    """Run the receiver here and a worker beside it; a worker that dies is started again."""
+    _configure_logging(settings)
+    stop = _stop_on_signals()
+    with open_node(settings, stores=True) as node:
+        failures: list[str] = []
+        supervisor = threading.Thread(target=_supervise, args=(config, stop, failures), name="supervisor")
+        with _receiving(node):
+            supervisor.start()
+            stop.wait()
+        supervisor.join()
+    if failures:
+        raise NodeError(failures[0])
+
+
+@contextmanager
+def _receiving(node: Node) -> Iterator[None]:
+    from node.dicom.scp import Receiver  # late: commands that do not listen load no pynetdicom
+
+    receiver = Receiver(node)
+    receiver.start()
+    log.info("receiver_started", ae_title=node.settings.ae_title, port=receiver.port)
+    try:
+        yield
+    finally:
+        receiver.stop(DRAIN_S)
+        log.info("receiver_stopped")
+
+
+def _supervise(config: Path | None, stop: threading.Event, failures: list[str]) -> None:
+    """Keep a worker running; one that cannot even start ends the node, which would receive and never read."""
+    deaths = 0
+    while not stop.is_set():
+        started = time.monotonic()
+        try:
+            worker = _start_worker(config)
+        except OSError as error:  # no memory for another process, say: the next try may have it
+            log.error("worker_not_started", error=error.strerror)  # noqa: TRY400 - told, not traced
+            stop.wait(RESTART_AFTER_S[-1])
+            continue
+        while worker.poll() is None and not stop.wait(0.2):
+            pass
+        if stop.is_set():
+            worker.send_signal(signal.SIGTERM)
+            try:
+                worker.wait(DRAIN_S + 10)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
+            return
+        log.error("worker_died", pid=worker.pid, exit_status=worker.returncode)
+        if not deaths and worker.returncode > 0 and time.monotonic() - started < START_S:
+            failures.append(
+                "the worker could not start; its own message stands above; mend that, start again"
+            )
+            stop.set()
+            return
+        stop.wait(RESTART_AFTER_S[min(deaths, len(RESTART_AFTER_S) - 1)])
+        deaths += 1
+
+
+def _start_worker(config: Path | None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "node", "work"]
+    if config is not None:
+        command += ["--config", str(config)]
+    environment = {"MALLOC_ARENA_MAX": "2", **os.environ, PARENT_VARIABLE: str(os.getpid())}
+    return subprocess.Popen(command, env=environment)  # two arenas: threads share what they free
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the one that started it is gone, killed or not."""
+    parent = os.environ.pop(PARENT_VARIABLE, None)
+    if parent is None:
+        return
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        os._exit(1)
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def _configure_logging(settings: Settings) -> None:
+    """Log one JSON object a line to standard error; pynetdicom's chatter, which quotes datasets, is cut."""
+    level = getattr(logging, settings.log_level.upper())
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

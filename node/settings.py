@@ -1,0 +1,364 @@
+"""The node's settings: one frozen object from a TOML file and the environment."""
+
+import difflib
+import os
+import tomllib
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as UnreadableVariableError
+
+from node.errors import SettingsError
+
+ENV_PREFIX = "ENDONODE_"
+RESERVED = frozenset({"ENDONODE_CONFIG", "ENDONODE_DATA"})
+"""Not settings: the default of ``--config``, and where the tests find real frames."""
+
+A_YEAR_S = 31_536_000
+
+AE_TITLE_LENGTH = 16
+"""PS3.5 6.2: an AE title has at most 16 characters."""
+
+
+def _ae_title(value: str) -> str:
+    title = value.strip()
+    if (
+        not title
+        or len(title) > AE_TITLE_LENGTH
+        or not title.isascii()
+        or "\\" in title
+        or not title.isprintable()
+    ):
+        raise ValueError(f"an AE title has 1-16 ASCII characters and no backslash; {value!r} was found")
+    return title
+
+
+def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        try:
+            ip_network(value, strict=False)
+        except ValueError:
+            raise ValueError(f"an address or a network (CIDR) was expected; {value!r} was found") from None
+    return values
+
+
+def _time_zone(name: str) -> str:
+    try:
+        return ZoneInfo(name).key if name else name
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(
+            f"an IANA time zone such as Europe/Vienna was expected; {name!r} was found"
+        ) from None
+
+
+class Peer(BaseModel):
+    """One remote AE: who may send to us, and who gets our results."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    ae_title: str = Field(description="AE title of the peer, 1-16 characters.")
+    host: str = Field(description="Host name or address that we call.")
+    port: int = Field(ge=1, le=65535, description="TCP port that we call.")
+    addresses: tuple[str, ...] = Field(
+        default=("127.0.0.1",), description="Addresses or networks (CIDR) from which this peer may call us."
+    )
+    may_send: bool = Field(default=True, description="Whether the peer may store objects here.")
+    receives_results: bool = Field(default=False, description="Whether results are sent to this peer.")
+    storage_commitment: Literal["auto", "required", "never"] = Field(
+        default="auto", description="Whether delivery waits for storage commitment (accepted, not yet used)."
+    )
+    query_completeness: bool = Field(
+        default=True, description="Whether the peer is asked (C-FIND) what it holds before an exam is closed."
+    )
+    default_issuer: str = Field(
+        default="", max_length=64, description="Issuer of Patient ID for this peer's images that carry none."
+    )
+
+    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_addresses = field_validator("addresses")(_addresses)
+
+
+class EndoscopyRule(BaseModel):
+    """What is read as endoscopy: by class alone, or by class and modality together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sop_classes: tuple[str, ...] = Field(
+        default=("1.2.840.10008.5.1.4.1.1.77.1.1", "1.2.840.10008.5.1.4.1.1.77.1.1.1"),
+        description="SOP classes that are always endoscopy (VL and Video Endoscopic).",
+    )
+    sop_classes_by_modality: tuple[str, ...] = Field(
+        default=(
+            "1.2.840.10008.5.1.4.1.1.77.1.4",
+            "1.2.840.10008.5.1.4.1.1.77.1.4.1",
+            "1.2.840.10008.5.1.4.1.1.7",
+            "1.2.840.10008.5.1.4.1.1.7.1",
+            "1.2.840.10008.5.1.4.1.1.7.2",
+            "1.2.840.10008.5.1.4.1.1.7.3",
+            "1.2.840.10008.5.1.4.1.1.7.4",
+        ),
+        description="SOP classes that are endoscopy where Modality is one of `modalities`.",
+    )
+    modalities: tuple[str, ...] = Field(default=("ES",), description="Modality values that mean endoscopy.")
+
+
+class LowerGiRule(BaseModel):
+    """What says that an exam is not of the lower gastrointestinal tract; silence is not a no."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    body_parts: tuple[str, ...] = Field(
+        default=(
+            "COLON", "RECTUM", "CECUM", "CAECUM", "ILEUM", "TERMINALILEUM", "SIGMOID", "SIGMOIDCOLON",
+            "LARGEINTESTINE", "BOWEL", "INTESTINE", "ANUS", "ANORECTUM", "SMALLBOWEL", "GITRACT",
+            "DIGESTIVETRACT", "GASTROINTESTINALTRACT", "GASTROINTESTINAL", "LOWERGI",
+        ),
+        description="Body Part Examined values (blanks removed) that are lower GI.",
+    )  # fmt: skip
+    other_body_parts: tuple[str, ...] = Field(
+        default=(
+            "ESOPHAGUS", "OESOPHAGUS", "STOMACH", "DUODENUM", "UPPERGI", "GALLBLADDER", "BILEDUCT",
+            "PANCREAS", "LIVER", "BRONCHUS", "TRACHEA", "LUNG", "LARYNX", "PHARYNX", "NASOPHARYNX",
+            "OROPHARYNX", "HYPOPHARYNX", "THROAT", "NOSE", "NASALCAVITY", "SINUS", "PARANASALSINUS", "EAR",
+            "EYE", "BLADDER", "URINARYBLADDER", "URETHRA", "URETER", "KIDNEY", "PROSTATE", "UTERUS",
+            "CERVIX", "VAGINA", "OVARY", "KNEE", "SHOULDER", "HIP", "ELBOW", "WRIST", "ANKLE", "HEART",
+            "SKIN",
+        ),
+        description="Body Part Examined values known not to be lower GI; any further one says nothing.",
+    )  # fmt: skip
+    region_codes: tuple[str, ...] = Field(
+        default=(
+            "71854001", "T-59300", "34402009", "T-59600", "32713005", "T-59100", "34516001", "T-58600",
+            "60184004", "T-59470", "14742008", "T-59000", "113276009", "T-50500", "30315005", "T-58000",
+            "9040008", "T-59420", "485005", "T-59440", "32622004", "T-59460",
+        ),
+        description="Anatomic Region code values (SCT or SRT) that are lower GI.",
+    )  # fmt: skip
+    other_region_codes: tuple[str, ...] = Field(
+        default=(
+            "32849002", "T-56000", "69695003", "T-57000", "38848004", "T-58200", "28231008", "T-63000",
+            "28273000", "T-60610", "15776009", "T-65000", "10200004", "T-62000", "955009", "T-26000",
+            "44567001", "T-25000", "39607008", "T-28000", "4596009", "T-24100", "54066008", "T-55000",
+            "45206002", "T-21000", "71836000", "T-23000", "2095001", "T-22000", "89837001", "T-74000",
+            "64033007", "T-71000", "87953007", "T-73000", "13648007", "T-75000", "41216001", "T-92000",
+            "35039007", "T-83000", "71252005", "T-83200", "76784001", "T-82000", "15497006", "T-87000",
+            "72696002", "T-D9200", "16982005", "T-D2220", "29836001", "T-D2500", "117590005",
+        ),
+        description="Anatomic Region code values known not to be lower GI; any further one says nothing.",
+    )  # fmt: skip
+    other_procedure_codes: tuple[str, ...] = Field(
+        default=("10847001", "P1-20300", "76009000", "P1-51040"),
+        description="Procedure code values that are known not to be lower GI (bronchoscopy, gastroscopy).",
+    )
+    descriptions: tuple[str, ...] = Field(
+        default=("colonoscop", "coloscop", "ileoscop", "sigmoidoscop", "proctoscop", "rectoscop", "anoscop"),
+        description="Words in a study, series or procedure description that are lower GI.",
+    )
+    other_descriptions: tuple[str, ...] = Field(
+        default=(
+            "bronchoscop", "gastroscop", "oesophag", "esophag", "duodenoscop", "cystoscop", "laryngoscop",
+            "hysteroscop", "arthroscop", "laparoscop", "ercp", "egd", "ogd",
+        ),
+        description="Words in a study, series or procedure description that are known not to be lower GI.",
+    )  # fmt: skip
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. TOML file first, then ``ENDONODE_*`` variables over it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, env_prefix=ENV_PREFIX)
+
+    ae_title: str = Field(default="ENDONODE", description="Our AE title, 1-16 characters.")
+    port: int = Field(default=11112, ge=1, le=65535, description="TCP port of our storage SCP.")
+    bind: str = Field(default="127.0.0.1", description="Address that the storage SCP listens on.")
+    storage_dir: Path = Field(
+        default=Path("/var/lib/endonode"),
+        description="Folder of the stored objects; one mount for all hosts.",
+    )
+    database_url: str = Field(
+        default="sqlite:////var/lib/endonode/endonode.db",
+        description="`sqlite:` (one host) or `postgresql+psycopg:` (any number).",
+    )
+    model_dir: Path | None = Field(
+        default=None, description="Folder of the model package; empty: the reference package that ships."
+    )
+    peers: tuple[Peer, ...] = Field(default=(), description="The remote AEs we know; all others are refused.")
+    quiet_time_s: float = Field(
+        default=30,
+        gt=0,
+        le=A_YEAR_S,
+        description="Seconds without a new image after which an exam is closed.",
+    )
+    late_quiet_time_s: float = Field(
+        default=300,
+        gt=0,
+        le=A_YEAR_S,
+        description="The same, in seconds, for a revision that a late image opened.",
+    )
+    max_wait_s: float = Field(
+        default=900,
+        ge=0,
+        le=A_YEAR_S,
+        description="Seconds that an exam known to be incomplete waits for the rest.",
+    )
+    query_timeout_s: float = Field(
+        default=30,
+        gt=0,
+        le=A_YEAR_S,
+        description="Seconds within which a peer must answer a completeness query.",
+    )
+    min_free_bytes: int = Field(
+        default=2_000_000_000, ge=0, description="Free bytes of the storage file system below which 0xA700."
+    )
+    keep_days: int = Field(
+        default=0, ge=0, description="Days after which pixels of delivered exams are purged; 0: never."
+    )
+    timezone: str = Field(default="", description="IANA time zone of the site; empty: none is stated.")
+    http_port: int = Field(
+        default=0, ge=0, le=65535, description="TCP port of the page; 0: no page (accepted, not yet used)."
+    )
+    max_associations: int = Field(
+        default=50, ge=1, description="Associations served at once; the next is rejected."
+    )
+    network_timeout_s: float = Field(
+        default=60, gt=0, le=A_YEAR_S, description="Seconds an association may idle between messages."
+    )
+    pdu_timeout_s: float = Field(
+        default=30, gt=0, le=A_YEAR_S, description="Seconds within which a begun PDU must be complete."
+    )
+    max_inflated_bytes: int = Field(
+        default=2_000_000_000, gt=0, description="Bytes to which a deflated dataset may expand."
+    )
+    max_frame_pixels: int = Field(
+        default=64_000_000, gt=0, description="Pixels a single frame may have before it is not decoded."
+    )
+    video_frames_per_second: float = Field(
+        default=1.0, gt=0, description="Frames a second sampled from a video object."
+    )
+    worker_threads: int = Field(
+        default=0, ge=0, description="Threads that decode, clean and read; 0: one a core."
+    )
+    delivery_deadline_s: float = Field(
+        default=604_800,
+        gt=0,
+        le=A_YEAR_S,
+        description="Seconds after which an undelivered result is a dead letter.",
+    )
+    fallback_days: int = Field(
+        default=30, ge=1, description="Days for which a peer's refusal of multi-frame results is remembered."
+    )
+    other_objects: Literal["keep", "refuse"] = Field(
+        default="keep", description="What is not endoscopy: kept unread, or its contexts rejected."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe event that is logged."
+    )
+    endoscopy: EndoscopyRule = Field(default=EndoscopyRule(), description="What is read as endoscopy.")
+    lower_gi: LowerGiRule = Field(default=LowerGiRule(), description="What is known not to be lower GI.")
+
+    _check_ae_title = field_validator("ae_title")(_ae_title)
+    _check_timezone = field_validator("timezone")(_time_zone)
+
+    @field_validator("model_dir", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return value or None
+
+    @model_validator(mode="after")
+    def _peers_are_distinct(self) -> Self:
+        titles = [peer.ae_title for peer in self.peers]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"each peer has an AE title of its own; named twice: {', '.join(twice)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file; no dotenv, no secrets folder."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    def peer(self, ae_title: str) -> Peer | None:
+        """Return the peer of that AE title, or None."""
+        return next((peer for peer in self.peers if peer.ae_title == ae_title), None)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"; the nearest is {close[0]!r}" if close else ""
+
+
+def _refuse_unknown_variables() -> None:
+    known = [ENV_PREFIX + name.upper() for name in Settings.model_fields]
+    for variable in sorted(os.environ):
+        if variable.upper().startswith(ENV_PREFIX) and variable.upper() not in {*known, *RESERVED}:
+            raise SettingsError(
+                f"environment: {variable} is no setting{_nearest(variable.upper(), known)}; mend or unset it"
+            )
+
+
+EXPECTED = {
+    "tuple": "a list in square brackets was expected",
+    "int": "a whole number was expected",
+    "float": "a number was expected",
+    "finite": "a finite number was expected",
+    "bool": "true or false was expected",
+    "string": "text in quotes was expected",
+    "path": "a path in quotes was expected",
+    "model": "a table was expected",
+    "missing": "it is required and was not found",
+}
+"""What an operator is told, by the first word of the type of pydantic's error."""
+
+
+def _describe(error: ValidationError, file: str) -> str:
+    first = error.errors()[0]
+    variable = f"{ENV_PREFIX}{first['loc'][0]}".upper() if first["loc"] else ""
+    source = f"environment: {variable}" if variable in os.environ else file
+    where = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] == "extra_forbidden":
+        model: Any = Settings
+        for part in first["loc"][:-1]:
+            if isinstance(part, str):
+                model = {"peers": Peer, "endoscopy": EndoscopyRule, "lower_gi": LowerGiRule}[part]
+        nearest = _nearest(str(first["loc"][-1]), list(model.model_fields))
+        return f"{source}: unknown key {where!r}{nearest}; correct or remove it"
+    said = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    said = EXPECTED.get(first["type"].split("_")[0], said)
+    return f"{source}: {where}: {said}; correct it and start again"
+
+
+def load_settings(config: Path | None) -> Settings:
+    """Read the TOML file (or defaults alone) and the environment.
+
+    Raises
+    ------
+    SettingsError
+        The file is missing or not TOML, a key or variable is unknown, or a value does not fit.
+    """
+    _refuse_unknown_variables()
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise SettingsError(f"{config}: no such settings file; name one with --config") from error
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise SettingsError(f"{config}: TOML was expected: {error}") from error
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise SettingsError(_describe(error, str(config or "environment"))) from error
+    except UnreadableVariableError as error:
+        raise SettingsError(f"environment: {error}; JSON was expected") from error

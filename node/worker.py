@@ -1,0 +1,99 @@
+"""The worker: it compares, closes, reads and delivers, and purges what is due."""
+
+import threading
+import warnings
+
+import cv2
+import structlog
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from db.audit import record
+from db.errors import DatabaseError
+from db.jobs import Claim
+from db.jobs_dbos import DbosJobs, JobWorker
+from db.tables import DeliveryRow, InstanceRow
+from models.errors import ModelError
+from models.package import load_package
+from node.closing import close_exam
+from node.delivery import deliver
+from node.duplicates import compare_copies
+from node.errors import NodeError, StorageError
+from node.frames import FrameReader
+from node.house import Node
+from node.purge import purge_delivered
+from node.reading import read_exam
+from node.records import fail_exam
+from pipeline.errors import PipelineError
+
+log = structlog.get_logger()
+
+PURGE_EVERY_S = 3600
+
+OURS = (NodeError, DatabaseError, PipelineError, ModelError)
+"""Errors whose messages hold no patient data, by the rule of their packages."""
+
+OUTAGES = (StorageError, OSError, OperationalError)
+"""Errors of a disk, a mount or a database that will be back."""
+
+
+class Worker:
+    """All job handlers of one process behind one engine."""
+
+    def __init__(self, node: Node) -> None:
+        cv2.setNumThreads(1)
+        warnings.filterwarnings("ignore", module=r"pydicom\b")  # they quote header values, names and all
+        self._node = node
+        self._reader = FrameReader(load_package(node.settings.model_dir), node.settings)
+        self._stopping = threading.Event()
+        self._purger = threading.Thread(target=self._purge, name="purger", daemon=True)
+        if not isinstance(node.jobs, DbosJobs):
+            raise TypeError(f"a worker runs on DbosJobs, {type(node.jobs).__name__} was found")
+        self._jobs = JobWorker(
+            node.database,
+            node.jobs,
+            {
+                "compare": lambda claim: compare_copies(node, claim),
+                "close": lambda claim: close_exam(node, claim),
+                "read": lambda claim: read_exam(node, self._reader, claim),
+                "deliver": lambda claim: deliver(node, claim),
+            },
+            on_buried=on_buried,
+            transient=OUTAGES,
+            quotable=OURS,
+        )
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._jobs.start()
+        self._purger.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Take no more jobs; those under way end, or are another worker's when the lease has run out."""
+        self._stopping.set()
+        self._jobs.stop(timeout_s)
+        self._reader.close()
+
+    def _purge(self) -> None:
+        while True:
+            try:
+                purge_delivered(self._node)
+            except Exception as error:  # noqa: BLE001 - outermost loop: the next hour tries again
+                log.error("purge_failed", error=type(error).__name__)  # noqa: TRY400 - a traceback may hold names
+            if self._stopping.wait(PURGE_EVERY_S):
+                return
+
+
+def on_buried(session: Session, claim: Claim, error_text: str) -> None:
+    """Show a dead letter where people look: at its exam, its delivery or its instance."""
+    if claim.kind in ("close", "read"):
+        fail_exam(session, claim.subject_id, claim.kind, error_text)
+    elif claim.kind == "deliver":
+        delivery = session.get_one(DeliveryRow, int(claim.subject_id))
+        delivery.state, delivery.last_error = "failed", error_text
+        fail_exam(session, delivery.exam_id, "deliver", error_text)
+    else:
+        instance = session.get_one(InstanceRow, int(claim.subject_id))
+        if instance.disposition == "pending":
+            instance.disposition, instance.disposition_reason = "quarantined", "not_comparable"
+            record(session, "instance_quarantined", str(instance.id), reason="not_comparable")

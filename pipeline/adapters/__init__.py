@@ -1,0 +1,1 @@
+"""Doors to what is not ours: text detectors and the like."""

@@ -1,0 +1,1 @@
+"""The cleaning steps, each in a file of its own."""

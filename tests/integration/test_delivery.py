@@ -1,0 +1,478 @@
+"""A delivery from its row to the peer's answers: SQLite, the file store and pynetdicom's SCP, all real."""
+
+import datetime as dt
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pynetdicom import evt
+from sqlalchemy import select
+
+from db.engine import Database, open_database, utc_now
+from db.jobs import Claim
+from db.schema import installation_id
+from db.tables import (
+    AuditEventRow,
+    DeliveredObjectRow,
+    DeliveryRow,
+    ExamRow,
+    JobRow,
+    PeerMemoryRow,
+    ResultObjectRow,
+)
+from node.delivery import deliver
+from node.files import FileStore
+from node.house import Node
+from node.results.report import EncodedObject
+from node.results.secondary_capture import build_secondary_capture
+from node.settings import Peer, Settings
+from tests.unit.node.conftest import RowJobs
+from tests.unit.node.dicom.test_scu import answering, scp
+from tests.unit.node.results.conftest import LOSSLESS, make_panel, make_report, make_template
+
+MULTI, SINGLE = "1.2.840.10008.5.1.4.1.1.7.4", "1.2.840.10008.5.1.4.1.1.7"
+BOTH = (MULTI, SINGLE)
+
+
+def result(exam_key: str = "key", pages: int = 2) -> EncodedObject:
+    """Return a multi-frame result of so many pages."""
+    report = make_report(evidence=tuple(make_panel(number) for number in range(pages - 1)))
+    return build_secondary_capture(
+        report,
+        template=make_template(),
+        sources=[LOSSLESS],
+        installation_id="i",
+        exam_key=exam_key,
+        timezone="",
+    )
+
+
+def open_node(folder: Path, database_url: str, *peers: Peer) -> Node:
+    settings = Settings(
+        storage_dir=folder / "store",
+        database_url=database_url,
+        peers=peers,
+        min_free_bytes=0,
+        network_timeout_s=2,
+    )
+    database = open_database(database_url)
+    files = FileStore(settings.storage_dir, min_free_bytes=0)
+    installation = installation_id(database)
+    files.prepare(installation)
+    return Node(settings, database, files, RowJobs(), installation)
+
+
+@dataclass
+class Bench:
+    """A node whose peers can be set, and what its tables say."""
+
+    node: Node
+
+    def peers(self, *peers: Peer) -> None:
+        """Let the settings name these peers."""
+        self.node = replace(self.node, settings=self.node.settings.model_copy(update={"peers": peers}))
+
+    def exam(self, encoded: EncodedObject, *ae_titles: str, exam_id: str = "e1") -> list[Claim]:
+        """Write a read exam with its stored result, a delivery and a job a peer; return the claims."""
+        kept = self.node.files.keep_bytes(encoded.data)
+        now = utc_now()
+        with self.node.database.writing() as session:
+            session.add(
+                ExamRow(
+                    id=exam_id, exam_key=exam_id, revision=1, study_instance_uid="1.2.3", state="read",
+                    opened_at=now, last_new_at=now, closes_at=now, step_seconds={"read": 1.0},
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(
+                ResultObjectRow(
+                    exam_id=exam_id, kind=encoded.kind, form=encoded.form, item=encoded.item,
+                    sop_instance_uid=encoded.sop_instance_uid, sop_class_uid=encoded.sop_class_uid,
+                    series_instance_uid=encoded.series_instance_uid,
+                    sha256=kept.sha256, size_bytes=kept.size_bytes, created_at=now,
+                )
+            )  # fmt: skip
+            deliveries = [
+                DeliveryRow(
+                    exam_id=exam_id, peer_ae_title=title, state="pending",
+                    deadline_at=now + dt.timedelta(days=7),
+                )
+                for title in ae_titles
+            ]  # fmt: skip
+            session.add_all(deliveries)
+            session.flush()
+            subjects = [str(delivery.id) for delivery in deliveries]
+            jobs = [self.node.jobs.enqueue(session, "deliver", subject) for subject in subjects]
+        return [
+            Claim(job_id=job, kind="deliver", subject_id=subject, attempts=1, owner="test")
+            for job, subject in zip(jobs, subjects, strict=True)
+        ]
+
+    def delivery(self, claim: Claim) -> DeliveryRow:
+        """Return the delivery of a claim."""
+        with self.node.database.reading() as session:
+            return session.get_one(DeliveryRow, int(claim.subject_id))
+
+    def exam_row(self, exam_id: str = "e1") -> ExamRow:
+        """Return an exam."""
+        with self.node.database.reading() as session:
+            return session.get_one(ExamRow, exam_id)
+
+    def job(self, claim: Claim) -> JobRow:
+        """Return the job of a claim."""
+        with self.node.database.reading() as session:
+            return session.get_one(JobRow, claim.job_id)
+
+    def change(self, row: type[Any], key: Any, **values: Any) -> None:
+        """Change a row, as another process would."""
+        with self.node.database.writing() as session:
+            for name, value in values.items():
+                setattr(session.get_one(row, key), name, value)
+
+    def events(self) -> list[str]:
+        """Return the audit trail's events in order."""
+        with self.node.database.reading() as session:
+            return list(session.scalars(select(AuditEventRow.event).order_by(AuditEventRow.id)))
+
+    def count(self, row: type[Any]) -> int:
+        """Return how many rows a table has."""
+        with self.node.database.reading() as session:
+            return len(list(session.scalars(select(row))))
+
+
+@pytest.fixture
+def bench(database: Database, tmp_path: Path) -> Iterator[Bench]:
+    """Return a bench on a fresh database of each kind, and a fresh folder."""
+    bench = Bench(open_node(tmp_path, database.url))
+    yield bench
+    bench.node.database.close()
+
+
+@dataclass
+class Archive:
+    """A C-STORE handler that keeps what it is given: SOP Instance UID -> every copy of the dataset."""
+
+    status: int = 0
+
+    def __post_init__(self) -> None:
+        """Begin empty."""
+        self.held: dict[str, list[bytes]] = {}
+
+    def __call__(self, event: evt.Event) -> int:
+        """Keep one object."""
+        uid = str(event.request.AffectedSOPInstanceUID)
+        self.held.setdefault(uid, []).append(event.request.DataSet.getvalue())
+        return self.status
+
+
+def down() -> Peer:
+    """Return a peer at a port where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return Peer(ae_title="PACS", host="127.0.0.1", port=probe.getsockname()[1])
+
+
+def test_a_result_is_delivered_when_every_object_is_answered(bench: Bench) -> None:
+    """`delivered` is a promise about the PACS; it is kept object by object and told in the audit trail."""
+    encoded, archive = result(), Archive()
+    (claim,) = bench.exam(encoded, "PACS")
+    with scp((evt.EVT_C_STORE, archive), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert list(archive.held) == [encoded.sop_instance_uid]
+    assert encoded.data.endswith(archive.held[encoded.sop_instance_uid][0])
+    delivery, exam = bench.delivery(claim), bench.exam_row()
+    assert (delivery.state, delivery.form, exam.state) == ("delivered", "multi_frame", "delivered")
+    assert delivery.delivered_at is not None
+    assert exam.delivered_at is not None
+    assert exam.step_seconds["deliver"] > 0
+    assert exam.step_seconds["read"] == 1.0
+    assert bench.count(DeliveredObjectRow) == 1
+    assert bench.job(claim).state == "done"
+    assert bench.events() == ["exam_delivering", "result_stored", "result_delivered", "exam_delivered"]
+
+
+def test_a_peer_without_multi_frame_gets_single_frames_and_is_remembered(bench: Bench) -> None:
+    """The bytes are stored and committed before the first is sent; the next result skips the refused rung."""
+    committed: list[int] = []
+    archive = Archive()
+
+    def keep(event: evt.Event) -> int:
+        committed.append(bench.count(ResultObjectRow))
+        return archive(event)
+
+    (first,) = bench.exam(result(), "PACS")
+    (second,) = bench.exam(result("other"), "PACS", exam_id="e2")
+    with scp((evt.EVT_C_STORE, keep), classes=(SINGLE,)) as peer:
+        bench.peers(peer)
+        deliver(bench.node, first)
+        assert bench.events().count("peer_refused_multi_frame") == 1
+        deliver(bench.node, second)
+    assert committed[0] == 2 + 2
+    assert bench.delivery(first).form == bench.delivery(second).form == "single_frame"
+    assert bench.exam_row("e2").state == "delivered"
+    assert bench.events().count("peer_refused_multi_frame") == 1
+    with bench.node.database.reading() as session:
+        rows = list(session.scalars(select(ResultObjectRow).where(ResultObjectRow.form == "single_frame")))
+    assert {row.sop_instance_uid for row in rows} == set(archive.held)
+    for row in rows:
+        stored = bench.node.files.path(row.sha256).read_bytes()
+        assert stored.endswith(archive.held[row.sop_instance_uid][0])
+
+
+def test_a_refusal_is_forgotten_in_time(bench: Bench) -> None:
+    """An upgraded PACS gets the better form again, without anybody's help."""
+    archive = Archive()
+    (claim,) = bench.exam(result(), "PACS")
+    with bench.node.database.writing() as session:
+        learned_at = utc_now() - dt.timedelta(days=bench.node.settings.fallback_days, seconds=1)
+        session.add(PeerMemoryRow(ae_title="PACS", form="single_frame", learned_at=learned_at))
+    with scp((evt.EVT_C_STORE, archive), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert bench.delivery(claim).form == "multi_frame"
+    assert len(archive.held) == 1
+
+
+@pytest.mark.parametrize("status", [0x0122, 0xA900, 0xC000])
+def test_a_peer_that_takes_neither_form_makes_a_dead_letter(bench: Bench, status: int) -> None:
+    """Sent for ever it would block the queue; hidden it would be lost."""
+    (claim,) = bench.exam(result(), "PACS")
+    with scp(answering(status), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    exam = bench.exam_row()
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("failed", "buried")
+    assert (exam.state, exam.error_step) == ("failed", "deliver")
+    assert f"0x{status:04X}" in (exam.error_text or "")
+    assert bench.events().count("peer_refused_multi_frame") == 1
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0110])
+def test_a_failing_peer_is_tried_again_in_the_same_form(bench: Bench, status: int) -> None:
+    """A full disk says nothing against multi-frame objects."""
+    (claim,) = bench.exam(result(), "PACS")
+    with scp(answering(status), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    delivery = bench.delivery(claim)
+    assert (delivery.state, delivery.form, delivery.attempts) == ("pending", "multi_frame", 1)
+    assert f"0x{status:04X}" in (delivery.last_error or "")
+    assert bench.job(claim).state == "queued"
+    assert bench.exam_row().state == "delivering"
+
+
+def test_the_delay_doubles_up_to_an_hour(bench: Bench) -> None:
+    """A PACS that is down is not hammered, and one that is back is found soon."""
+    (claim,) = bench.exam(result(), "PACS")
+    bench.peers(down())
+    delays = []
+    for attempts in (0, 1, 2, 10, 11, 12, 5000):
+        bench.change(DeliveryRow, int(claim.subject_id), attempts=attempts)
+        before = utc_now()
+        deliver(bench.node, claim)
+        delays.append((bench.job(claim).not_before_at - before).total_seconds())
+    assert delays == pytest.approx([2, 4, 8, 2048, 3600, 3600, 3600], abs=2)
+
+
+def test_what_cannot_be_delivered_by_the_deadline_is_a_dead_letter(bench: Bench) -> None:
+    """The last attempt is made at the deadline itself, not an hour later."""
+    (claim,) = bench.exam(result(), "PACS")
+    bench.peers(down())
+    deadline = utc_now() + dt.timedelta(seconds=30)
+    bench.change(DeliveryRow, int(claim.subject_id), attempts=11, deadline_at=deadline)
+    deliver(bench.node, claim)
+    assert bench.job(claim).not_before_at == deadline
+    bench.change(DeliveryRow, int(claim.subject_id), deadline_at=utc_now())
+    deliver(bench.node, claim)
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("failed", "buried")
+    assert (bench.exam_row().state, bench.exam_row().error_step) == ("failed", "deliver")
+
+
+def test_a_withdrawn_result_is_not_sent(bench: Bench) -> None:
+    """A late claim must not bring a superseded reading into the PACS."""
+    archive = Archive()
+    (claim,) = bench.exam(result(), "PACS")
+    bench.change(DeliveryRow, int(claim.subject_id), state="withdrawn")
+    with scp((evt.EVT_C_STORE, archive), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert archive.held == {}
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("withdrawn", "done")
+    assert bench.exam_row().state == "read"
+
+
+def test_a_result_superseded_while_its_peer_was_down_is_not_tried_again(bench: Bench) -> None:
+    """It was being sent when the next revision came, so nobody could withdraw it; now it is."""
+    (claim,) = bench.exam(result(), "PACS")
+    bench.exam(result("other"), exam_id="e2")
+    bench.change(ExamRow, "e1", superseded_by="e2")
+    bench.peers(down())
+    deliver(bench.node, claim)
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("withdrawn", "done")
+    assert bench.exam_row().state == "read"
+
+
+def test_a_warning_counts_as_delivered_and_is_on_record(bench: Bench) -> None:
+    """The object is there (PS3.4 B.2.3); what the peer remarked is kept with it."""
+    (claim,) = bench.exam(result(), "PACS")
+    with scp(answering(0xB000), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert bench.exam_row().state == "delivered"
+    with bench.node.database.reading() as session:
+        stored = session.scalars(select(AuditEventRow).where(AuditEventRow.event == "result_stored")).one()
+    assert stored.detail["status"] == "0xB000"
+
+
+def test_an_exam_is_delivered_when_all_its_peers_have_it(bench: Bench) -> None:
+    """And stays failed, and shown, while one of them has not."""
+    first, second, third = bench.exam(result(), "A", "B", "C")
+    with scp((evt.EVT_C_STORE, Archive()), classes=BOTH) as up, scp(answering(0xC000), classes=BOTH) as bad:
+        bench.peers(
+            up.model_copy(update={"ae_title": "A"}),
+            bad.model_copy(update={"ae_title": "B"}),
+            up.model_copy(update={"ae_title": "C"}),
+        )
+        deliver(bench.node, first)
+        assert bench.exam_row().state == "delivering"
+        deliver(bench.node, second)
+        assert bench.exam_row().state == "failed"
+        deliver(bench.node, third)
+        assert bench.exam_row().state == "failed"
+        bench.change(DeliveryRow, int(second.subject_id), state="pending", form=None)
+        bench.change(ExamRow, "e1", state="read")
+        bench.peers(up.model_copy(update={"ae_title": "B"}))
+        with bench.node.database.writing() as session:
+            session.delete(session.get_one(PeerMemoryRow, "B"))
+        deliver(bench.node, second)
+    assert bench.exam_row().state == "delivered"
+
+
+def test_two_peers_may_step_down_and_finish_at_once(bench: Bench) -> None:
+    """Single frames are made once, and the last of two that end together still sees that all is delivered."""
+    archives = Archive(), Archive()
+    together = threading.Barrier(2, timeout=30)
+
+    def wait_for_the_other(archive: Archive) -> Callable[[evt.Event], int]:
+        def keep(event: evt.Event) -> int:
+            together.wait()
+            return archive(event)
+
+        return keep
+
+    claims = bench.exam(result(), "A", "B")
+    with (
+        scp((evt.EVT_C_STORE, wait_for_the_other(archives[0])), classes=(SINGLE,)) as a,
+        scp((evt.EVT_C_STORE, wait_for_the_other(archives[1])), classes=(SINGLE,)) as b,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        bench.peers(a.model_copy(update={"ae_title": "A"}), b.model_copy(update={"ae_title": "B"}))
+        for done in [pool.submit(deliver, bench.node, claim) for claim in claims]:
+            done.result()
+    assert bench.exam_row().state == "delivered"
+    assert bench.events().count("exam_delivered") == 1
+    assert bench.count(ResultObjectRow) == 1 + 2
+    assert archives[0].held == archives[1].held
+
+
+def test_a_peer_that_was_taken_out_of_the_settings_is_waited_for(bench: Bench) -> None:
+    """An operator's slip is no reason to lose a result."""
+    (claim,) = bench.exam(result(), "PACS")
+    deliver(bench.node, claim)
+    assert bench.delivery(claim).state == "pending"
+    assert "no such peer" in (bench.delivery(claim).last_error or "")
+
+
+def _deliver_in_a_process_of_its_own(folder: Path, database_url: str, peer: Peer, claim: Claim) -> None:
+    deliver(open_node(folder, database_url, peer), claim)
+
+
+def test_after_a_kill_only_what_was_not_answered_is_sent_again(bench: Bench, tmp_path: Path) -> None:
+    """The same bytes under the same UID, and what the peer has acknowledged not at all."""
+    archive = Archive()
+    victim: list[int] = []
+
+    def keep(event: evt.Event) -> int:
+        status = archive(event)
+        if len(archive.held) == 2 and victim:
+            os.kill(victim.pop(), signal.SIGKILL)
+        return status
+
+    (claim,) = bench.exam(result(pages=4), "PACS")
+    with scp((evt.EVT_C_STORE, keep), classes=(SINGLE,)) as peer:
+        spawning = multiprocessing.get_context("spawn")
+        process = spawning.Process(
+            target=_deliver_in_a_process_of_its_own,
+            args=(tmp_path, bench.node.settings.database_url, peer, claim),
+        )
+        process.start()
+        victim.append(process.pid or 0)
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        assert bench.delivery(claim).state == "sending"
+        assert bench.count(DeliveredObjectRow) == 1
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert bench.exam_row().state == "delivered"
+    assert sorted(len(copies) for copies in archive.held.values()) == [1, 1, 1, 2]
+    assert all(len(set(copies)) == 1 for copies in archive.held.values())
+    assert len(next(iter(archive.held.values()))) == 1
+
+
+@pytest.mark.parametrize("state", ["pending", "sending"])
+def test_a_superseded_result_is_not_sent_for_the_first_time(bench: Bench, state: str) -> None:
+    """Its worker died before it sent: taken up later, it would arrive after the result that replaces it."""
+    encoded, archive = result(), Archive()
+    (claim,) = bench.exam(encoded, "PACS")
+    bench.exam(result("later"), exam_id="e2")
+    bench.change(ExamRow, "e1", superseded_by="e2", state="delivering")
+    bench.change(DeliveryRow, int(claim.subject_id), state=state)
+    with scp((evt.EVT_C_STORE, archive), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert archive.held == {}
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("withdrawn", "done")
+    assert bench.exam_row().state == "read"
+    assert bench.events() == ["result_withdrawn"]
+
+
+def test_a_superseded_result_that_has_begun_to_arrive_is_sent_to_its_end(bench: Bench) -> None:
+    """Half a result in the archive is worse than a result that another one replaces."""
+    archive = Archive()
+    (claim,) = bench.exam(result(pages=3), "PACS")
+    bench.exam(result("later"), exam_id="e2")
+    with scp((evt.EVT_C_STORE, archive), classes=(SINGLE,)) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+        assert len(archive.held) == 3
+        with bench.node.database.writing() as session:
+            session.delete(session.scalars(select(DeliveredObjectRow)).first())
+        bench.change(ExamRow, "e1", superseded_by="e2", state="delivering")
+        bench.change(DeliveryRow, int(claim.subject_id), state="sending")
+        deliver(bench.node, claim)
+    assert sum(len(copies) for copies in archive.held.values()) == 4
+    assert (bench.delivery(claim).state, bench.exam_row().state) == ("delivered", "delivered")
+
+
+def test_no_transaction_is_open_while_a_peer_is_waited_for(bench: Bench) -> None:
+    """SQLite has one write lock: held over the network it would stop the receiver."""
+    (claim,) = bench.exam(result(), "PACS")
+
+    def write(_event: evt.Event) -> int:
+        bench.change(ExamRow, "e1", accession_number="written meanwhile")
+        return 0
+
+    with scp((evt.EVT_C_STORE, write), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert bench.exam_row().state == "delivered"
+    assert bench.exam_row().accession_number == "written meanwhile"

@@ -1,0 +1,129 @@
+"""Reports and source headers to build results from."""
+
+import datetime as dt
+import io
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import UID
+
+from node.results.report import EvidencePanel, Report, SourceReference
+from pipeline.frame import FrameSource
+
+VL_ENDOSCOPIC = "1.2.840.10008.5.1.4.1.1.77.1.1"
+MULTI_FRAME_SC = "1.2.840.10008.5.1.4.1.1.7.4"
+LOSSLESS = SourceReference("1.2.3.4.5", VL_ENDOSCOPIC, "1.2.3.4", None, ())
+LOSSY = SourceReference("1.2.3.4.6", VL_ENDOSCOPIC, "1.2.3.4", ("12.5", "ISO_10918_1"), ())
+MULTI_FRAME = SourceReference("1.2.3.5.1", MULTI_FRAME_SC, "1.2.3.5", None, (3, 7))
+
+
+def make_panel(seed: int = 0, **changes: Any) -> EvidencePanel:
+    """Return a panel with a random frame and a random map."""
+    rng = np.random.default_rng(seed)
+    values: dict[str, Any] = {
+        "pixels": rng.integers(0, 256, (96, 120, 3), dtype=np.uint8),
+        "source": FrameSource("1.2.3.4.5", 1),
+        "cam": rng.normal(size=(7, 7)).astype(np.float32),
+        "view_box": (20, 10, 100, 86),
+        "content_area": (4, 4, 116, 92),
+        "confidence": 0.981,
+        "probability": 0.981,
+        "label": "ibd",
+        "voted": True,
+    }
+    return EvidencePanel(**(values | changes))
+
+
+def make_report(**changes: Any) -> Report:
+    """Return a report of a complete exam read as IBD, with two evidence frames."""
+    values: dict[str, Any] = {
+        "revision": 1,
+        "supersedes": None,
+        "reading": "ibd",
+        "unpredicted_reason": None,
+        "probability": 0.97,
+        "frames_received": 20,
+        "frames_kept": 15,
+        "frames_used": 2,
+        "threshold": 0.93,
+        "top_k": 6,
+        "model_name": "reference",
+        "model_version": "1.0",
+        "model_digest": "ab" * 32,
+        "settings_digest": "cd" * 32,
+        "completeness_verdict": "complete",
+        "missing_count": None,
+        "body_part_stated": True,
+        "objects_unreadable": 0,
+        "evidence": (make_panel(1), make_panel(2)),
+        "created_at": dt.datetime(2026, 3, 4, 22, 30, 5, tzinfo=dt.UTC),
+    }
+    return Report(**(values | changes))
+
+
+REPORTS: dict[str, Callable[[], Report]] = {
+    "ibd": make_report,
+    "healthy": lambda: make_report(reading="healthy", probability=0.04, revision=2, supersedes=1),
+    "unpredicted": lambda: make_report(
+        reading="unpredicted", unpredicted_reason="below_threshold", probability=None, frames_used=0,
+        evidence=(make_panel(3, voted=False, cam=None),), completeness_verdict="incomplete", missing_count=3,
+        body_part_stated=False, objects_unreadable=2,
+    ),
+    "not_lower_gi": lambda: make_report(
+        reading="unpredicted", unpredicted_reason="not_lower_gi", probability=None, frames_used=0, evidence=()
+    ),
+}  # fmt: skip
+
+
+def encode(ds: Dataset, transfer_syntax_uid: str = "1.2.840.10008.1.2.1") -> bytes:
+    """Return a dataset as a Part 10 file."""
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    buffer = io.BytesIO()
+    dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def make_source(**changes: Any) -> Dataset:
+    """Return an endoscopic image's dataset, without pixels."""
+    qualifiers = Dataset()
+    qualifiers.UniversalEntityID, qualifiers.UniversalEntityIDType = "1.2.40", "ISO"
+    values: dict[str, Any] = {
+        "SOPClassUID": VL_ENDOSCOPIC,
+        "SOPInstanceUID": "1.2.3.4.5",
+        "StudyInstanceUID": "1.2.3",
+        "SeriesInstanceUID": "1.2.3.4",
+        "StudyDate": "20260301",
+        "StudyTime": "101112",
+        "StudyID": "S7",
+        "AccessionNumber": "",
+        "ReferringPhysicianName": "",
+        "PatientName": "Made^Up",
+        "PatientID": "P-1",
+        "IssuerOfPatientID": "HOSPITAL",
+        "IssuerOfPatientIDQualifiersSequence": [qualifiers],
+        "PatientBirthDate": "19700101",
+        "PatientSex": "F",
+        "Modality": "ES",
+    }
+    ds = Dataset()
+    for keyword, value in (values | changes).items():
+        if value is not None:
+            setattr(ds, keyword, value)
+    return ds
+
+
+def make_template(transfer_syntax_uid: str = "1.2.840.10008.1.2.1", **changes: Any) -> Dataset:
+    """Return the header as the node reads it: raw."""
+    return dcmread(io.BytesIO(encode(make_source(**changes), transfer_syntax_uid)), stop_before_pixels=True)
+
+
+@pytest.fixture(params=sorted(REPORTS))
+def report(request: pytest.FixtureRequest) -> Report:
+    """Return one report of each reading."""
+    return REPORTS[request.param]()

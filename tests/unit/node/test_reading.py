@@ -1,0 +1,233 @@
+"""An exam from its stored objects to its result, by the real decoder, cleaner and network; frames painted."""
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pydicom import Dataset, dcmread
+from sqlalchemy import select
+
+from db.engine import utc_now
+from db.jobs import Claim
+from db.tables import DeliveryRow, ExamRow, FrameRow, InstanceRow, JobRow, PredictionRow, ResultObjectRow
+from models.package import load_package
+from node.demo.painting import paint_frame
+from node.demo.wrapping import wrap
+from node.frames import FrameReader
+from node.house import Node
+from node.quarantine import move_study
+from node.reading import read_exam
+from node.results.page import draw_pages
+from node.results.report import Report
+from node.settings import Settings
+from pipeline.frame import Pixels
+from tests.unit.node.conftest import ClaimOf, Sender
+
+STUDY = "1.2.3"
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[FrameReader]:
+    """Return a reader with the package that ships."""
+    reader = FrameReader(load_package(None), Settings(worker_threads=2))
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[Report]:
+    """Return the reports whose pages are drawn, in order."""
+    drawn: list[Report] = []
+
+    def draw(report: Report) -> list[Pixels]:
+        drawn.append(report)
+        return draw_pages(report)
+
+    monkeypatch.setattr("node.results.secondary_capture.draw_pages", draw)
+    return drawn
+
+
+def image(number: int, *, is_damaged: bool = False, **changes: Any) -> tuple[str, bytes]:
+    """Return UID and bytes of a small painted frame's object; a header value of None is left out."""
+    frame = paint_frame(number, ulcers=False, instrument=False, text=None, rows=288, columns=360)
+    ds = wrap(frame, patient_id="P1", study_instance_uid=STUDY, instance_number=number, jpeg_quality=90)
+    for keyword, value in changes.items():
+        setattr(ds, keyword, value)
+        if value is None:
+            delattr(ds, keyword)
+    buffer = io.BytesIO()
+    ds.save_as(buffer, enforce_file_format=True)
+    data = buffer.getvalue()
+    if is_damaged:
+        at = data.index(b"\xff\xd8\xff") + 3
+        data = data[:at] + bytes(len(data) - at)
+    return str(ds.SOPInstanceUID), data
+
+
+def keep(send: Sender, number: int, *, is_damaged: bool = False, **changes: Any) -> InstanceRow:
+    """Admit a painted frame's object."""
+    uid, data = image(number, is_damaged=is_damaged, **changes)
+    return send(uid, content=data, transfer_syntax_uid="1.2.840.10008.1.2.4.50")
+
+
+def close(node: Node, claim_of: ClaimOf) -> Claim:
+    """Close the newest revision; return the claim of its reading."""
+    with node.database.writing() as session:
+        exam = session.scalars(select(ExamRow).where(ExamRow.superseded_by.is_(None))).one()
+        exam.state, exam.completeness_verdict = "closed", "unknown"
+        node.jobs.enqueue(session, "read", exam.id)
+    return claim_of("read")
+
+
+def rows(node: Node, table: type[Any]) -> list[Any]:
+    """Return a table's rows."""
+    with node.database.reading() as session:
+        return list(session.scalars(select(table)))
+
+
+def exam_of(node: Node, claim: Claim) -> ExamRow:
+    """Return a claim's exam."""
+    with node.database.reading() as session:
+        return session.get_one(ExamRow, claim.subject_id)
+
+
+def result(node: Node) -> Dataset:
+    """Return the newest Secondary Capture."""
+    with node.files.open(rows(node, ResultObjectRow)[-1].sha256) as file:
+        return dcmread(io.BytesIO(file.read()))
+
+
+def test_one_damaged_image_costs_only_itself(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, reports: list[Report]
+) -> None:
+    """The other frames are read, and whoever looks at the result is told that one was not."""
+    damaged = keep(send, 1, is_damaged=True)
+    keep(send, 2)
+    claim = close(node, claim_of)
+    read_exam(node, reader, claim)
+    frames = {row.instance_id: row for row in rows(node, FrameRow)}
+    assert len(frames) == 2
+    assert frames[damaged.id].reason == "undecodable"
+    assert [row.reason for key, row in frames.items() if key != damaged.id] != ["undecodable"]
+    exam = exam_of(node, claim)
+    assert (exam.state, exam.error_text, exam.body_part_stated) == ("read", None, True)
+    (report,) = reports
+    assert (report.objects_unreadable, report.frames_received) == (1, 1)
+    (job,) = [job for job in rows(node, JobRow) if job.kind == "deliver"]
+    assert job.state == "queued"
+
+
+def test_an_image_that_rotted_on_disk_costs_only_itself(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, reports: list[Report]
+) -> None:
+    """It was whole when it was received; now not even its header says whose it is. The next one's does."""
+    path = node.files.path(keep(send, 1).sha256)
+    keep(send, 2)
+    path.chmod(0o600)
+    path.write_bytes(b"no DICOM any more")
+    claim = close(node, claim_of)
+    read_exam(node, reader, claim)
+    assert [report.objects_unreadable for report in reports] == [1]
+    assert (exam_of(node, claim).state, result(node).PatientID) == ("read", "P1")
+
+
+def test_an_exam_that_states_no_body_part_is_read_and_says_so(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, reports: list[Report]
+) -> None:
+    """Most processors state none: silence is no reason not to read, but one to say it."""
+    keep(send, 1, BodyPartExamined=None)
+    claim = close(node, claim_of)
+    read_exam(node, reader, claim)
+    assert len(rows(node, FrameRow)) == 1
+    assert exam_of(node, claim).body_part_stated is False
+    assert [report.body_part_stated for report in reports] == [False]
+
+
+def test_what_is_not_lower_gi_is_answered_unread(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf
+) -> None:
+    """The model was never shown a stomach: it is not run, and the result says why."""
+    keep(send, 1, BodyPartExamined="STOMACH")
+    claim = close(node, claim_of)
+    read_exam(node, reader, claim)
+    (prediction,) = rows(node, PredictionRow)
+    assert (prediction.reading, prediction.unpredicted_reason) == ("unpredicted", "not_lower_gi")
+    assert rows(node, FrameRow) == []
+    assert "BodyPartExamined" not in result(node)
+
+
+@pytest.mark.parametrize("purged", [1, 2])
+def test_an_exam_whose_images_are_gone_says_so(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, purged: int
+) -> None:
+    """Read from what is left, a late image alone would pass for the exam; and all may be gone."""
+    gone = [keep(send, number) for number in (1, 2)][:purged]
+    with node.database.writing() as session:
+        for row in gone:
+            session.get_one(InstanceRow, row.id).purged_at = utc_now()
+            node.files.purge(row.sha256)
+    read_exam(node, reader, close(node, claim_of))
+    (prediction,) = rows(node, PredictionRow)
+    assert (prediction.reading, prediction.unpredicted_reason) == ("unpredicted", "images_purged")
+    ds = result(node)
+    assert (ds.PatientID, ds.StudyInstanceUID) == ("P1", STUDY)
+    assert len(ds.SourceImageSequence) == 2
+
+
+def test_an_exam_that_holds_no_image_any_more_says_so(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf
+) -> None:
+    """Its only image was set aside: the result that the PACS holds is replaced by one that says so."""
+    row = keep(send, 1)
+    with node.database.writing() as session:
+        session.get_one(InstanceRow, row.id).disposition = "quarantined"
+    read_exam(node, reader, close(node, claim_of))
+    (prediction,) = rows(node, PredictionRow)
+    assert (prediction.reading, prediction.unpredicted_reason) == ("unpredicted", "no_images")
+    assert result(node).StudyInstanceUID == STUDY
+
+
+def test_a_moved_studys_result_names_the_right_patient_alone(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf
+) -> None:
+    """Its sources still name the wrong one: copied, the result would go into that one's record."""
+    keep(send, 1, PatientBirthDate="19700101")
+    move_study(node, STUDY, "RIGHT")
+    read_exam(node, reader, close(node, claim_of))
+    ds = result(node)
+    assert (ds.PatientID, ds.PatientName, ds.PatientBirthDate) == ("RIGHT", "", "")
+    with node.files.open(rows(node, ResultObjectRow)[-1].sha256) as file:
+        assert b"DEMO^PAINTED" not in file.read()
+
+
+def test_a_revision_that_is_read_too_late_is_not_sent(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf
+) -> None:
+    """A late image came before its turn: its result would arrive beside, or after, the one that counts."""
+    keep(send, 1)
+    claim = close(node, claim_of)
+    keep(send, 2)
+    read_exam(node, reader, claim)
+    exam = exam_of(node, claim)
+    assert (exam.revision, exam.state, exam.superseded_by is None) == (1, "read", False)
+    assert [row.state for row in rows(node, DeliveryRow)] == ["withdrawn"]
+    assert [job for job in rows(node, JobRow) if job.kind == "deliver"] == []
+    assert len(rows(node, ResultObjectRow)) == 1
+
+
+def test_a_second_claim_on_a_read_exam_only_ends_its_job(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf
+) -> None:
+    """Two results of one revision would each be right, and together wrong."""
+    keep(send, 1)
+    read_exam(node, reader, close(node, claim_of))
+    before = [len(rows(node, table)) for table in (PredictionRow, ResultObjectRow, DeliveryRow)]
+    with node.database.writing() as session:
+        exam = session.scalars(select(ExamRow)).one()
+        node.jobs.enqueue(session, "read", exam.id)
+    again = claim_of("read")
+    read_exam(node, reader, again)
+    assert [len(rows(node, table)) for table in (PredictionRow, ResultObjectRow, DeliveryRow)] == before
+    with node.database.reading() as session:
+        assert session.get_one(JobRow, again.job_id).state == "done"

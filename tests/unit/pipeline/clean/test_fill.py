@@ -1,0 +1,77 @@
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.clean.fill import fill
+from tests.unit.pipeline.conftest import Mucosa
+
+EVERYWHERE = np.ones((120, 160), np.bool_)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    left=st.integers(0, 159), top=st.integers(0, 119), columns=st.integers(1, 90), rows=st.integers(1, 60),
+    content_from=st.integers(0, 100), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_only_pixels_of_the_hole_change(
+    mucosa: Mucosa, left: int, top: int, columns: int, rows: int, content_from: int, seed: int
+) -> None:
+    """What is outside the mask is evidence; one changed pixel of it would be invented tissue."""
+    frame = mucosa(120, 160, seed)
+    frame.setflags(write=False)
+    mask, content = np.zeros((120, 160), np.bool_), EVERYWHERE.copy()
+    mask[top : top + rows, left : left + columns] = True
+    content[:, :content_from] = False
+    filled, hole = fill(frame, mask, content)
+    assert (filled[~(mask & content)] == frame[~(mask & content)]).all()
+    assert not (hole & ~(mask & content)).any()
+    assert filled.shape == frame.shape
+    assert filled.dtype == np.uint8
+
+
+def test_text_is_gone_from_the_middle_of_flat_tissue() -> None:
+    frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
+    mask = np.zeros((120, 160), np.bool_)
+    mask[50:66, 40:101] = True
+    frame[52:64, 44:97] = 255
+    filled, hole = fill(frame, mask, EVERYWHERE)
+    assert (hole == mask).all()
+    assert np.abs(filled[mask].astype(int) - (190, 100, 80)).max() <= 2
+
+
+def test_black_of_the_border_does_not_flow_into_the_tissue() -> None:
+    """A dark smear beside the border would keep the border's place readable in the filled pixels."""
+    frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
+    content = EVERYWHERE.copy()
+    content[:, :60] = False
+    frame[:, :60] = 0
+    mask = np.zeros((120, 160), np.bool_)
+    mask[50:64, 40:90] = True
+    filled, hole = fill(frame, mask, content)
+    assert (hole == (mask & content)).all()
+    assert filled[hole][:, 0].min() >= 170
+
+
+def test_without_a_hole_the_frame_itself_comes_back(mucosa: Mucosa) -> None:
+    frame = mucosa(120, 160, 1)
+    filled, hole = fill(frame, ~EVERYWHERE, EVERYWHERE)
+    assert filled is frame
+    assert not hole.any()
+
+
+def test_a_hole_that_leaves_no_content_is_not_filled(mucosa: Mucosa) -> None:
+    """There is nothing to fill it from."""
+    frame = mucosa(120, 160, 1)
+    filled, hole = fill(frame, EVERYWHERE, EVERYWHERE)
+    assert filled is frame
+    assert not hole.any()
+
+
+def test_a_filled_frame_filled_again_keeps_its_outside(mucosa: Mucosa) -> None:
+    frame = mucosa(120, 160, 5)
+    mask = np.zeros((120, 160), np.bool_)
+    mask[20:40, 30:90] = True
+    once, _ = fill(frame, mask, EVERYWHERE)
+    twice, _ = fill(once, mask, EVERYWHERE)
+    assert (twice[~mask] == frame[~mask]).all()
+    assert np.abs(twice.astype(int) - once).max() <= 8
