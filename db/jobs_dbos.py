@@ -131,6 +131,7 @@ class JobWorker:
         self._transient, self._quotable = transient, quotable
         self._ttl, self._beat_s, self._since = dt.timedelta(seconds=lease_ttl_s), beat_s, utc_now()
         self._active: set[str] = set()  # workflow ids that this process is running
+        self._unstarted: set[str] = set()  # those it had taken, but not begun to run, when it last looked
         self._stopped = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="job-lease", daemon=True)
 
@@ -268,12 +269,21 @@ class JobWorker:
             # read last, for a lease precedes its claims
             is_live = LeaseRow.expires_at > self._database.now(session)
             others = {*session.scalars(select(LeaseRow.owner).where(is_live))} - {self.owner}
-        live = set()
+        live, unstarted = set(), set()
         client = self._jobs.client
         for flow in client.list_workflows(status=UNFINISHED, load_input=False, load_output=False):
-            if flow.status != "PENDING" or flow.workflow_id in self._active or flow.executor_id in others:
-                live.add(flow.workflow_id)
-                lost.pop(flow.workflow_id, None)
+            if (
+                flow.status == "PENDING"
+                and flow.executor_id not in others
+                and flow.workflow_id not in self._active
+            ):
+                if flow.executor_id == self.owner:
+                    unstarted.add(flow.workflow_id)
+                if flow.workflow_id not in unstarted - self._unstarted:
+                    continue
+            live.add(flow.workflow_id)
+            lost.pop(flow.workflow_id, None)
+        self._unstarted = unstarted
         for seen in lost.values():
             if seen.state == "running":
                 claim = Claim(seen.id, seen.kind, seen.subject_id, seen.attempts, seen.owner or "")

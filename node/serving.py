@@ -36,6 +36,8 @@ RESTART_AFTER_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 START_S = 10.0
 """A worker that ends by itself within this time of the node's start has not started at all."""
 
+STOPS = {signal.SIGTERM, signal.SIGINT}
+
 PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel ends a worker whose parent was killed, so that none outlives its node."""
 
@@ -72,9 +74,9 @@ def open_node(settings: Settings, *, stores: bool = False) -> Iterator[Node]:
 def receive(settings: Settings) -> None:
     """Run the receiver alone until SIGTERM or SIGINT."""
     _configure_logging(settings)
-    stop = _stop_on_signals()
+    hold_signals()
     with open_node(settings, stores=True) as node, _receiving(node):
-        stop.wait()
+        wait_for_signal()
 
 
 def work(settings: Settings) -> None:
@@ -83,12 +85,12 @@ def work(settings: Settings) -> None:
 
     _die_with_parent()
     _configure_logging(settings)
-    stop = _stop_on_signals()
+    hold_signals()
     with open_node(settings, stores=True) as node:
         worker = Worker(node)
         worker.start()
         log.info("worker_started", pid=os.getpid())
-        stop.wait()
+        wait_for_signal()
         worker.stop(DRAIN_S)
         log.info("worker_stopped", pid=os.getpid())
 
@@ -96,13 +98,14 @@ def work(settings: Settings) -> None:
 def serve(settings: Settings, config: Path | None) -> None:
     """Run the receiver here and a worker beside it; a worker that dies is started again."""
     _configure_logging(settings)
-    stop = _stop_on_signals()
+    hold_signals()
+    stop, failures = threading.Event(), list[str]()
     with open_node(settings, stores=True) as node:
-        failures: list[str] = []
         supervisor = threading.Thread(target=_supervise, args=(config, stop, failures), name="supervisor")
         with _receiving(node):
             supervisor.start()
-            stop.wait()
+            wait_for_signal()
+            stop.set()
         supervisor.join()
     if failures:
         raise NodeError(failures[0])
@@ -148,7 +151,7 @@ def _supervise(config: Path | None, stop: threading.Event, failures: list[str]) 
             failures.append(
                 "the worker could not start; its own message stands above; mend that, start again"
             )
-            stop.set()
+            os.kill(os.getpid(), signal.SIGTERM)
             return
         stop.wait(RESTART_AFTER_S[min(deaths, len(RESTART_AFTER_S) - 1)])
         deaths += 1
@@ -172,11 +175,17 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _stop_on_signals() -> threading.Event:
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+def hold_signals() -> None:
+    """Keep SIGTERM and SIGINT, for all threads begun from here on, until `wait_for_signal` takes one.
+
+    A handler in Python would run only once the main thread runs: one that is just beginning to wait may never.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+
+
+def wait_for_signal() -> None:
+    """Wait until the process is asked to stop, or was asked since `hold_signals`."""
+    signal.sigwait(STOPS)
 
 
 def _configure_logging(settings: Settings) -> None:

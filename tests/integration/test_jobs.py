@@ -363,6 +363,20 @@ def test_a_dispatch_too_many_finds_nothing_to_claim(database: Database, jobs: Db
     assert [claim.job_id for claim in claims] == [job_id]
 
 
+def test_a_job_about_to_run_is_not_dispatched_again(database: Database, jobs: DbosJobs) -> None:
+    """The engine marks a job as taken a moment before it runs; only one that stays so is lost."""
+    job_id = enqueue(database, jobs, "read", "a")
+    worker = JobWorker(database, jobs, {}, on_buried=lambda *_: None)
+    table = "dbos.workflow_status" if database.dialect == "postgresql" else "workflow_status"
+    with database.writing() as session:
+        taken = text(f"UPDATE {table} SET status = 'PENDING', executor_id = :owner")  # noqa: S608 - as above
+        session.execute(taken, {"owner": worker.owner})
+    worker._recover()
+    assert row(database, job_id).dispatch == 1
+    worker._recover()
+    assert row(database, job_id).dispatch == 2
+
+
 def test_stopping_drains(database: Database, jobs: DbosJobs, work: Work) -> None:
     """SIGTERM loses nothing: what runs ends, what waits waits, and the lease is given up at once."""
     entered = threading.Event()
