@@ -41,6 +41,10 @@ STOPS = {signal.SIGTERM, signal.SIGINT}
 PR_SET_PDEATHSIG = 1
 """prctl(2): the kernel ends a worker whose parent was killed, so that none outlives its node."""
 
+FRUGAL = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 * 2**20)}
+"""For the worker's C library: threads share what they free, and a network's large buffers go back at once.
+A 301 MB object read by two threads: 505 MiB with the receiver instead of 558, for up to a tenth more time."""
+
 PARENT_VARIABLE = "_ENDONODE_PARENT"
 """Environment variable that tells a worker whose it is; absent where an operator started it."""
 
@@ -161,8 +165,8 @@ def _start_worker(config: Path | None) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-P", "-m", "node", "work"]
     if config is not None:
         command += ["--config", str(config)]
-    environment = {"MALLOC_ARENA_MAX": "2", **os.environ, PARENT_VARIABLE: str(os.getpid())}
-    return subprocess.Popen(command, env=environment)  # two arenas: threads share what they free
+    environment = {**FRUGAL, **os.environ, PARENT_VARIABLE: str(os.getpid())}
+    return subprocess.Popen(command, env=environment)
 
 
 def _die_with_parent() -> None:
@@ -178,7 +182,7 @@ def _die_with_parent() -> None:
 def hold_signals() -> None:
     """Keep SIGTERM and SIGINT, for all threads begun from here on, until `wait_for_signal` takes one.
 
-    A handler in Python would run only once the main thread runs: one that is just beginning to wait may never.
+    A handler in Python runs once the main thread does, which is never if that was just beginning to wait.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
 

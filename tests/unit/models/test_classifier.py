@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.classifier import BATCH, Classifier
+from models.classifier import Classifier
 from models.errors import InferenceError, PackageError
 from models.package import load_package
 
@@ -18,9 +18,9 @@ def views(count: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     return np.random.default_rng(0).integers(0, 256, (count, 224, 224, 3), np.uint8)
 
 
-@pytest.mark.parametrize("count", [0, 1, BATCH, 2 * BATCH + 3])
-def test_every_view_has_its_row_whatever_the_batching(write_package: Write, count: int) -> None:
-    """A batch boundary that loses or swaps a row would give a frame another's reading."""
+@pytest.mark.parametrize("count", [0, 1, 19])
+def test_every_view_has_its_row(write_package: Write, count: int) -> None:
+    """A row lost or swapped would give a frame another's reading."""
     scores = Classifier(load_package(write_package())).score(views(count))
     means = views(count).mean(axis=(1, 2, 3))
     assert scores.logits.shape == (count, 2)
