@@ -1,23 +1,62 @@
 """Fill masked pixels from their surroundings, for the model alone: a person never sees them."""
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import PipelineError
 from pipeline.frame import Pixels
 
 RADIUS = 3
-"""Neighbourhood, in half-resolution pixels, of Telea's method (2004, "An image inpainting technique based on
-the fast marching method")."""
+"""Neighbourhood, in half-resolution pixels, that OpenCV's two methods look at."""
+
+REACH = 8 * RADIUS
+"""How far round a hole, in source pixels, the border counts as unknown too: black never flows inwards."""
+
+
+class InpainterError(PipelineError):
+    """An inpainter's network is missing, is not the one that was named, or does not do what is said of it."""
+
+
+class Inpainter(Protocol):
+    """Paints what is unknown from what surrounds it."""
+
+    def __call__(self, pixels: Pixels, unknown: NDArray[np.bool_]) -> Pixels:
+        """Return a frame of the same size; what it holds where nothing was unknown is not used.
+
+        Parameters
+        ----------
+        pixels
+            ``(rows, columns, 3)`` uint8 RGB, maybe read-only.
+        unknown
+            ``(rows, columns)`` bool, True where a pixel is to be painted; never all, never none.
+        """
+        ...
+
+
+def telea(pixels: Pixels, unknown: NDArray[np.bool_]) -> Pixels:
+    """Paint by fast marching (Telea 2004, "An image inpainting technique based on...", section 2)."""
+    return _at_half_resolution(pixels, unknown, cv2.INPAINT_TELEA)
+
+
+def navier_stokes(pixels: Pixels, unknown: NDArray[np.bool_]) -> Pixels:
+    """Paint by carrying isophotes inwards (Bertalmio et al. 2001, "Navier-Stokes, fluid dynamics...")."""
+    return _at_half_resolution(pixels, unknown, cv2.INPAINT_NS)
 
 
 def fill(
-    pixels: Pixels, mask: NDArray[np.bool_], content: NDArray[np.bool_]
+    pixels: Pixels,
+    mask: NDArray[np.bool_],
+    content: NDArray[np.bool_],
+    *,
+    inpainter: Inpainter = telea,
 ) -> tuple[Pixels, NDArray[np.bool_]]:
     """Return the frame with ``mask & content`` filled, and that hole.
 
-    Every other pixel is identical; with an empty hole the frame itself comes back. It is worked at half
-    resolution (10 ms become 2 at 720x576): filled mucosa carries no detail that would be lost.
+    Whatever the inpainter does, every other pixel is identical and the input stays as it was; with an empty
+    hole the frame itself comes back.
 
     Parameters
     ----------
@@ -26,28 +65,78 @@ def fill(
     mask, content
         ``(rows, columns)`` bool: what is to go, and where the endoscopic image is. The border is
         neither filled nor a source of colour.
+    inpainter
+        What paints the hole.
+
+    Raises
+    ------
+    InpainterError
+        The inpainter gave back something else than a frame of the same size.
     """
     hole = mask & content
     if not hole.any() or not (content & ~hole).any():
         return pixels, np.zeros_like(hole)
-    rows, columns = np.nonzero(hole.any(axis=1))[0], np.nonzero(hole.any(axis=0))[0]
-    margin = 8 * RADIUS
-    window = (
-        slice(max(0, rows[0] - margin), rows[-1] + 1 + margin),
-        slice(max(0, columns[0] - margin), columns[-1] + 1 + margin),
-    )
-    part, part_hole = pixels[window], hole[window]
-    size = (-(-part.shape[1] // 2), -(-part.shape[0] // 2))
-    half = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
-    unknown = part_hole | (~content[window] & _near(part_hole, margin))
-    touched = cv2.resize(unknown.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    painted = cv2.inpaint(half, touched.astype(np.uint8), RADIUS, cv2.INPAINT_TELEA)
-    full = cv2.resize(painted, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_LINEAR)
+    painted = inpainter(pixels, hole | _border_beside(hole, content))
+    if painted.shape != pixels.shape or painted.dtype != np.uint8:
+        raise InpainterError(
+            f"inpainter: {pixels.shape} uint8 was expected, {painted.shape} {painted.dtype} was given back"
+        )
     filled = pixels.copy()
-    filled[window][part_hole] = full[part_hole]
+    filled[hole] = painted[hole]
     return filled, hole
 
 
-def _near(mask: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    square = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
-    return cv2.dilate(mask.astype(np.uint8), square).astype(np.bool_)
+def check_inpainter(inpainter: Inpainter, name: str) -> None:
+    """Show an inpainter a green patch on flat tissue, told to be unknown, and refuse one that keeps it.
+
+    Whether a network's mask says what to paint or what to keep, and whether it answers in 0-1 or 0-255,
+    stands in no file of weights: taken the wrong way round it would hand the overlays on as tissue.
+
+    Raises
+    ------
+    InpainterError
+        The patch is not painted in the colour round it.
+    """
+    pixels, hole = np.full((240, 320, 3), TISSUE, np.uint8), np.zeros((240, 320), np.bool_)
+    hole[90:150, 120:200] = True
+    pixels[hole] = (0, 255, 0)
+    filled, _ = fill(pixels, hole, np.ones_like(hole), inpainter=inpainter)
+    found = np.median(filled[hole], axis=0)
+    if np.abs(found - TISSUE).max() > MOST_OFF:
+        raise InpainterError(
+            f"{name}: a hole in flat tissue, RGB {TISSUE}, was expected to be painted like it, "
+            f"{tuple(found.astype(int).tolist())} was found; is the mask's meaning or the scale another one?"
+        )
+
+
+TISSUE = (190, 105, 85)
+MOST_OFF = 60
+"""Levels by which a painted hole may differ from flat tissue: a wrong mask or scale gives 150 and more."""
+
+
+def _border_beside(hole: NDArray[np.bool_], content: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    near = np.zeros(hole.shape, np.bool_)
+    window = _window(hole, REACH)
+    square = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
+    near[window] = cv2.dilate(hole[window].astype(np.uint8), square) > 0
+    return near & ~content
+
+
+def _at_half_resolution(pixels: Pixels, unknown: NDArray[np.bool_], method: int) -> Pixels:
+    """Paint at half resolution (10 ms become 2 at 720x576): filled mucosa holds no detail that is lost."""
+    window = _window(unknown, 4 * RADIUS)
+    part = pixels[window]
+    size = (-(-part.shape[1] // 2), -(-part.shape[0] // 2))
+    half = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    touched = cv2.resize(unknown[window].astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+    painted = cv2.inpaint(half, touched.astype(np.uint8), RADIUS, method)
+    whole = pixels.copy()
+    whole[window] = cv2.resize(painted, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_LINEAR)
+    return whole
+
+
+def _window(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
+    """Return the smallest rectangle round what is set, grown by a margin, within the frame."""
+    spans = (np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0)))
+    first, second = (slice(max(0, int(span[0]) - margin), int(span[-1]) + 1 + margin) for span in spans)
+    return first, second
