@@ -166,7 +166,7 @@ def _predictions(session: Session, ids: list[str]) -> dict[str, dict[str, Any]]:
 
 def _evidence(session: Session, ids: list[str]) -> defaultdict[str, list[dict[str, Any]]]:
     rows = session.execute(
-        select(PredictionRow.exam_id, InstanceRow.sop_instance_uid, FrameRow, EvidenceRow.voted)
+        select(PredictionRow.exam_id, InstanceRow.sop_instance_uid, FrameRow, EvidenceRow)
         .join(EvidenceRow, EvidenceRow.prediction_id == PredictionRow.id)
         .join(FrameRow, EvidenceRow.frame_id == FrameRow.id)
         .join(InstanceRow, FrameRow.instance_id == InstanceRow.id)
@@ -174,7 +174,7 @@ def _evidence(session: Session, ids: list[str]) -> defaultdict[str, list[dict[st
         .order_by(EvidenceRow.position)
     )
     evidence: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for exam_id, sop_instance_uid, frame, voted in rows:
+    for exam_id, sop_instance_uid, frame, shown in rows:
         evidence[exam_id].append(
             {
                 "sop_instance_uid": sop_instance_uid,
@@ -182,7 +182,10 @@ def _evidence(session: Session, ids: list[str]) -> defaultdict[str, list[dict[st
                 "label": frame.label,
                 "probability": frame.probability,
                 "confidence": frame.confidence,
-                "voted": voted,
+                "voted": shown.voted,
+                "reason": frame.reason,
+                "synthetic_share": frame.synthetic_share,
+                "gate": shown.gate,
             }
         )
     return evidence

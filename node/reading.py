@@ -14,13 +14,14 @@ from db.audit import record
 from db.engine import utc_now
 from db.jobs import Claim
 from db.tables import ExamRow, InstanceRow, PatientRow
+from models.package import Package
 from models.patient import PatientPrediction, read_patient
 from node.exams import instances_of
 from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
 from node.lower_gi import STATED_IN, judge
 from node.records import write_frames, write_prediction, write_results
-from node.reporting import Material, Outcome, make_results
+from node.reporting import Material, Outcome, make_panels, make_results
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header
 
@@ -49,7 +50,8 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
         outcome = _read(node, reader, material.instances)
     with watch.step("report"):
         now = utc_now()
-        objects = make_results(node, reader, material, outcome, now)
+        panels = make_panels(node, reader, material, outcome)
+        objects = make_results(node, reader, material, outcome, panels=panels, now=now)
         stored = {encoded.sop_instance_uid: node.files.keep_bytes(encoded.data) for encoded in objects}
     with node.database.writing() as session:
         node.database.lock_study(session, material.exam.study_instance_uid)
@@ -62,7 +64,10 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
             outcome.patient,
             recipe_digest=reader.recipe_digest,
             frames=outcome.frames,
-            shown=[(rows[frame.instance_id, frame.frame_number], voted) for frame, voted in outcome.shown],
+            shown=[
+                (rows[frame.instance_id, frame.frame_number], panel)
+                for (frame, _), panel in zip(outcome.shown, panels, strict=True)
+            ],
             now=now,
         )
         exam.state = "read"
@@ -126,14 +131,23 @@ def _read(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> 
         for row, path in zip(instances, paths, strict=True)
     ]
     frames = reader.read(images)
-    package = reader.package
+    patient = _read_patient(frames, reader.package)
+    return Outcome(patient, frames, _shown(frames, patient, reader.package.top_k), is_lower_gi)
+
+
+def _read_patient(frames: Sequence[FrameReading], package: Package) -> PatientPrediction:
+    """Read the patient from the frames that may vote; where none did, say whether one would have."""
+    read = [frame for frame in frames if frame.prediction is not None]
     patient = read_patient(
-        [frame.prediction for frame in frames if frame.prediction is not None],
+        [frame.prediction for frame in read if frame.prediction is not None and frame.reason is None],
         threshold=package.threshold,
         top_k=package.top_k,
         vote_mode=package.vote_mode,
     )
-    return Outcome(patient, frames, _shown(frames, patient, package.top_k), is_lower_gi)
+    if patient.used or not read:
+        return patient
+    is_sure = any(frame.prediction.confidence >= package.threshold for frame in read if frame.prediction)
+    return _unpredicted("rests_on_filled" if is_sure else "below_threshold")
 
 
 def _stated(path: Path) -> Dataset:

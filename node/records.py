@@ -21,7 +21,7 @@ from models.patient import PatientPrediction
 from node.files import StoredFile
 from node.frames import FrameReading
 from node.house import Node
-from node.results.report import EncodedObject
+from node.results.report import EncodedObject, EvidencePanel
 
 
 def register_package(session: Session, package: Package, now: dt.datetime) -> None:
@@ -56,6 +56,7 @@ def write_frames(
             label=frame.prediction.label if frame.prediction else None,
             probability=frame.prediction.probability if frame.prediction else None,
             confidence=frame.prediction.confidence if frame.prediction else None,
+            synthetic_share=frame.synthetic_share,
         )
         for frame in frames
     ]
@@ -80,10 +81,10 @@ def write_prediction(
     *,
     recipe_digest: str,
     frames: Sequence[FrameReading],
-    shown: Sequence[tuple[int, bool]],
+    shown: Sequence[tuple[int, EvidencePanel]],
     now: dt.datetime,
 ) -> None:
-    """Write the reading and its evidence; `shown` holds (frame row id, voted) in the order shown."""
+    """Write the reading and its evidence; `shown` holds each frame's row id and panel, in order."""
     register_package(session, package, now)
     kept = sum(frame.prediction is not None for frame in frames)
     prediction = PredictionRow(
@@ -104,8 +105,14 @@ def write_prediction(
     session.add(prediction)
     session.flush()
     session.add_all(
-        EvidenceRow(prediction_id=prediction.id, frame_id=frame_id, position=position, voted=voted)
-        for position, (frame_id, voted) in enumerate(shown, start=1)
+        EvidenceRow(
+            prediction_id=prediction.id,
+            frame_id=frame_id,
+            position=position,
+            voted=panel.voted,
+            gate=panel.gate,
+        )
+        for position, (frame_id, panel) in enumerate(shown, start=1)
     )
 
 

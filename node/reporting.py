@@ -15,12 +15,12 @@ from pydicom.multival import MultiValue
 from db.tables import ExamRow, InstanceRow
 from models.patient import PatientPrediction
 from node.duplicates import LOSSLESS
-from node.frames import FrameReader, FrameReading
+from node.frames import MOST_SYNTHETIC, FrameReader, FrameReading
 from node.house import Node
+from node.results.gate import Gated
 from node.results.report import EncodedObject, EvidencePanel, Report, SourceReference
 from node.results.secondary_capture import build_secondary_capture
 from node.template import read_template
-from pipeline.decode import decode_frames
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header, value_of
 
@@ -59,7 +59,13 @@ class Outcome:
 
 
 def make_results(
-    node: Node, reader: FrameReader, material: Material, outcome: Outcome, now: dt.datetime
+    node: Node,
+    reader: FrameReader,
+    material: Material,
+    outcome: Outcome,
+    *,
+    panels: Sequence[EvidencePanel],
+    now: dt.datetime,
 ) -> list[EncodedObject]:
     """Build the objects that answer one exam revision.
 
@@ -86,11 +92,11 @@ def make_results(
         missing_count=exam.missing_count,
         body_part_stated=outcome.is_lower_gi is not None,
         objects_unreadable=len({frame.instance_id for frame in frames if frame.reason == "undecodable"}),
-        evidence=tuple(_panel(node, reader, material, shown) for shown in outcome.shown),
+        evidence=tuple(panels),
         created_at=now,
     )
     evidence: dict[str, list[int]] = {}
-    for panel in report.evidence:
+    for panel in panels:
         evidence.setdefault(panel.source.sop_instance_uid, []).append(panel.source.frame_number)
     named_in = [row for row in material.named_in if row.purged_at is None]
     rows = [row for row in material.instances if row.sop_instance_uid in evidence] or material.named_in
@@ -105,17 +111,20 @@ def make_results(
     return [capture]
 
 
+def make_panels(node: Node, reader: FrameReader, material: Material, outcome: Outcome) -> list[EvidencePanel]:
+    """Decode the evidence frames once more and pass them through the gate, in the order shown."""
+    numbered = {row.id: (number, row) for number, row in enumerate(material.instances, start=1)}
+    shown = [(frame, voted, *numbered[frame.instance_id]) for frame, voted in outcome.shown]
+    gated = reader.show((node.files.path(row.sha256), frame.frame_number) for frame, _, _, row in shown)
+    return [
+        _panel(reader, frame, passed, voted=voted, image_number=number)
+        for (frame, voted, number, _), passed in zip(shown, gated, strict=True)
+    ]
+
+
 def _panel(
-    node: Node, reader: FrameReader, material: Material, shown: tuple[FrameReading, bool]
+    reader: FrameReader, frame: FrameReading, gated: Gated, *, voted: bool, image_number: int
 ) -> EvidencePanel:
-    """Decode an evidence frame once more: what a person sees is the original, its text blanked flat."""
-    frame, voted = shown
-    number, row = next(
-        (number, row) for number, row in enumerate(material.instances, start=1) if row.id == frame.instance_id
-    )
-    (original,) = decode_frames(
-        node.files.path(row.sha256), [frame.frame_number], max_frame_pixels=node.settings.max_frame_pixels
-    )
     prediction = frame.prediction
     if prediction is None or frame.view_box is None or frame.content_area is None:
         raise ValueError(
@@ -125,7 +134,7 @@ def _panel(
     if frame.cam is not None:
         cam = frame.cam[reader.package.classes.index(prediction.label)]
     return EvidencePanel(
-        pixels=reader.blank_text(original.pixels),
+        pixels=gated.pixels,
         source=prediction.source,
         cam=cam,
         view_box=frame.view_box,
@@ -134,7 +143,10 @@ def _panel(
         probability=prediction.probability,
         label=prediction.label,
         voted=voted,
-        image_number=number,
+        gate=gated.verdict,
+        reason=frame.reason if prediction.confidence >= reader.package.threshold else None,
+        synthetic_share=frame.synthetic_share,
+        image_number=image_number,
     )
 
 
@@ -171,6 +183,7 @@ def _settings_digest(node: Node, reader: FrameReader) -> str:
         "vote_mode": reader.package.vote_mode,
         "video_frames_per_second": node.settings.video_frames_per_second,
         "max_frame_pixels": node.settings.max_frame_pixels,
+        "most_synthetic": MOST_SYNTHETIC,
         "lower_gi": node.settings.lower_gi.model_dump(),
     }
     return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()

@@ -25,7 +25,9 @@ class FrameRow(Base):
     """One frame of one exam revision: kept or rejected and why, its ledger, and what the model said of it.
 
     `frame_number` is 1-based within the source instance (PS3.3 C.7.6.6); 0 stands for an instance that could
-    not be decoded at all. `probability` is the positive class's after calibration.
+    not be decoded at all. `probability` is the positive class's after calibration. A frame that was read and
+    has a `reason` did not vote for it. `synthetic_share` is the share, 0-1, of the activation of `label` that
+    lies on filled pixels; null where the network gives no activations.
     """
 
     __tablename__ = "frames"
@@ -42,6 +44,7 @@ class FrameRow(Base):
     label: Mapped[str | None] = mapped_column(String(32))
     probability: Mapped[float | None] = mapped_column(Float)
     confidence: Mapped[float | None] = mapped_column(Float)
+    synthetic_share: Mapped[float | None] = mapped_column(Float)
 
 
 class PredictionRow(Base):
@@ -66,7 +69,10 @@ class PredictionRow(Base):
 
 
 class EvidenceRow(Base):
-    """A frame that the result shows, in the order shown; `voted` is False where it only illustrates."""
+    """A frame that the result shows, in the order shown; `voted` is False where it only illustrates.
+
+    `gate` is the evidence gate's verdict: clean, blanked (its text, flat) or plate (nothing of it is shown).
+    """
 
     __tablename__ = "evidence"
     __table_args__ = (UniqueConstraint("prediction_id", "position"),)
@@ -76,3 +82,4 @@ class EvidenceRow(Base):
     frame_id: Mapped[int] = mapped_column(ForeignKey("frames.id"))
     position: Mapped[int] = mapped_column(Integer)
     voted: Mapped[bool] = mapped_column(Boolean)
+    gate: Mapped[str] = mapped_column(String(8))

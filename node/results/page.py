@@ -3,12 +3,12 @@
 Nothing that names a person or an exam is drawn: a page is made from a `Report`, which holds no such thing.
 """
 
-import math
 from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from node.results import words
 from node.results.overlay import colour_map, fit, overlay
 from node.results.report import EvidencePanel, Report
 from pipeline.frame import Pixels
@@ -25,22 +25,6 @@ GROUND, PANEL, LINE = (21, 23, 26), (11, 12, 14), (62, 67, 74)
 TEXT, MUTED, CAUTION = (236, 238, 241), (160, 166, 174), (242, 190, 98)
 Colour = tuple[int, int, int]
 
-CAUTIONARY = "Research use, not a diagnosis"
-READINGS = {
-    "ibd": "IBD pattern found",
-    "healthy": "No IBD pattern found; other findings are not assessed",
-    "unpredicted": "UNPREDICTED",
-}
-REASONS = {
-    "no_frames": "No frame was fit to be read.",
-    "below_threshold": "No frame reached the confidence threshold.",
-    "no_images": "The images that this exam had were set aside; the model was not run.",
-    "images_purged": "Earlier images of this exam were purged; the model was not run. Send the study again.",
-    "not_lower_gi": "The exam is not of the lower gastrointestinal tract; the model was not run.",
-}
-NO_VOTE = "below threshold, did not vote"
-CLASSES = {"ibd": "IBD pattern", "healthy": "no IBD pattern"}
-
 
 def draw_pages(report: Report) -> list[Pixels]:
     """Return the summary page and one page an evidence frame, each ``(960, 1280, 3)`` uint8 RGB."""
@@ -56,14 +40,13 @@ def _summary(report: Report, count: int) -> Image.Image:
     page = _blank(report, 1, count)
     pen = ImageDraw.Draw(page)
     _write(pen, (MARGIN, 122), "Reading", 20, MUTED)
-    _write(pen, (MARGIN, 150), READINGS[report.reading], 42)
+    _write(pen, (MARGIN, 150), words.READINGS[report.reading], 42)
     reason = report.unpredicted_reason
     if reason is not None:
-        _write(pen, (MARGIN, 210), REASONS.get(reason, reason.replace("_", " ").capitalize() + "."), 24)
+        _write(pen, (MARGIN, 210), words.REASONS.get(reason, reason.replace("_", " ").capitalize() + "."), 24)
     elif report.probability is not None:
-        _write(
-            pen, (MARGIN, 210), f"Probability of IBD {_share(report.probability)}, a calibrated estimate", 24
-        )
+        estimate = f"Probability of IBD {words.share(report.probability)}, a calibrated estimate"
+        _write(pen, (MARGIN, 210), estimate, 24)
     received = [
         ("Frames received", f"{report.frames_received}"),
         ("Frames fit to be read", f"{report.frames_kept}"),
@@ -91,7 +74,7 @@ def _notes(pen: ImageDraw.ImageDraw, report: Report) -> None:
     missing, unreadable = report.missing_count, report.objects_unreadable
     notes = {
         "complete": ("Complete: all images that the PACS holds arrived.", TEXT),
-        "incomplete": (f"Incomplete: {_images(missing)} the PACS holds did not arrive.", CAUTION),
+        "incomplete": (f"Incomplete: {words.images(missing)} the PACS holds did not arrive.", CAUTION),
         "unknown": ("Completeness unknown: the PACS did not say what it holds.", CAUTION),
     }
     lines = [notes[report.completeness_verdict]]
@@ -112,29 +95,41 @@ def _strip(page: Image.Image, pen: ImageDraw.ImageDraw, report: Report) -> None:
     if not report.evidence:
         return
     voted = report.evidence[0].voted
-    title = "Frames that voted, with their confidence" if voted else f"Most confident frames: {NO_VOTE}"
+    why_not = {words.vote(panel) for panel in report.evidence}
+    title = f"Most confident frames: {why_not.pop() if len(why_not) == 1 else 'none voted'}"
+    if voted:
+        title = "Frames that voted, with their confidence"
     if len(report.evidence) > STRIP:
         title += f" (the first {STRIP} of {len(report.evidence)})"
     _write(pen, (MARGIN, top), title, 20, MUTED if voted else CAUTION)
     for number, panel in enumerate(report.evidence[:STRIP]):
         left = MARGIN + number * (columns + 16)
         _place(page, panel.pixels, (left, top + 38, columns, 150))
+        if panel.gate == "plate":
+            _write(pen, (left + columns // 2, top + 113), words.place(panel), 18, MUTED, anchor="mm")
         _write(pen, (left, top + 198), f"Page {number + 2}", 18, MUTED)
-        _write(pen, (left + columns, top + 198), _confidence(panel), 18, anchor="ra")
+        _write(pen, (left + columns, top + 198), words.confidence(panel), 18, anchor="ra")
 
 
 def _evidence(report: Report, panel: EvidencePanel, number: int, count: int) -> Image.Image:
     page = _blank(report, number, count)
     pen = ImageDraw.Draw(page)
     _write(pen, (MARGIN, 112), f"Frame {number - 1} of {count - 1}", 30)
-    status = ("voted", TEXT) if panel.voted else (NO_VOTE, CAUTION)
-    _write(pen, (COLUMNS - MARGIN, 118), status[0], 22, status[1], anchor="ra")
+    _write(pen, (COLUMNS - MARGIN, 118), words.vote(panel), 22, TEXT if panel.voted else CAUTION, anchor="ra")
     plain = fit(panel.pixels, PANEL_ROWS, HALF)
     _place(page, plain, (MARGIN, PANEL_TOP, HALF, PANEL_ROWS))
     _place(page, overlay(panel, plain), (MIDDLE, PANEL_TOP, HALF, PANEL_ROWS))
     below = PANEL_TOP + PANEL_ROWS + 14
-    label = CLASSES.get(panel.label, panel.label.replace("_", " "))
-    _write(pen, (MARGIN, below), "Original frame, overlay text blanked where found", 20, MUTED)
+    label = words.CLASSES.get(panel.label, panel.label.replace("_", " "))
+    if panel.gate == "plate":
+        middle = (MARGIN + HALF // 2, PANEL_TOP + PANEL_ROWS // 2)
+        _write(pen, middle, words.place(panel).capitalize(), 30, anchor="mm")
+        _write(pen, (MARGIN, below), words.NOT_SHOWN, 20, CAUTION)
+    else:
+        _write(pen, (MARGIN, below), words.FRAMES[panel.gate], 20, MUTED)
+    if panel.synthetic_share is not None and panel.synthetic_share > words.SHARE_TOLD:
+        told = f"{100 * panel.synthetic_share:.0f} % of the activation lies on filled pixels"
+        _write(pen, (MARGIN, below + 36), told, 18, CAUTION)
     if panel.cam is None:
         _write(
             pen, (MIDDLE, below), "This model gives no class activations; outlined: what it saw", 20, MUTED
@@ -142,14 +137,11 @@ def _evidence(report: Report, panel: EvidencePanel, number: int, count: int) -> 
     else:
         _write(pen, (MIDDLE, below), f"Activation for {label}; outlined: what the model saw", 20, MUTED)
         _legend(page, pen, below + 40)
-    where = f"frame {panel.source.frame_number}"
-    if panel.image_number is not None:
-        where = f"image {panel.image_number}, {where}"
     facts = [
         ("Read as", label),
-        ("Confidence", f"{_confidence(panel)}  (t = {report.threshold:g})"),
-        ("Probability of IBD", _share(panel.probability)),
-        ("Source", where),
+        ("Confidence", f"{words.confidence(panel)}  (t = {report.threshold:g})"),
+        ("Probability of IBD", words.share(panel.probability)),
+        ("Source", words.place(panel)),
     ]
     for place, (name, value) in enumerate(facts):
         left = (MARGIN, MARGIN + 196, MARGIN + 420, MIDDLE)[place]
@@ -176,7 +168,7 @@ def _blank(report: Report, number: int, count: int) -> Image.Image:
     _write(pen, (COLUMNS - MARGIN, 38), revision, 22, anchor="ra")
     pen.line((MARGIN, 82, COLUMNS - MARGIN, 82), fill=LINE)
     pen.line((MARGIN, 888, COLUMNS - MARGIN, 888), fill=LINE)
-    _write(pen, (MARGIN, 906), CAUTIONARY, 24)
+    _write(pen, (MARGIN, 906), words.CAUTIONARY, 24)
     _write(pen, (COLUMNS - MARGIN, 908), f"Page {number} of {count}", 20, MUTED, anchor="ra")
     return page
 
@@ -209,21 +201,6 @@ def _write(
             text = text[:-1]
         text += "..."
     pen.text(place, text, font=font, fill=colour, anchor=anchor)
-
-
-def _share(probability: float) -> str:
-    """Return two decimals, and never a certainty that was not computed."""
-    shown = f"{probability:.2f}"
-    return {"0.00": "< 0.01", "1.00": "> 0.99"}.get(shown, shown)
-
-
-def _confidence(panel: EvidencePanel) -> str:
-    """Return three decimals, cut and not rounded: what missed the threshold never looks as if it met it."""
-    return f"{math.floor(panel.confidence * 1000) / 1000:.3f}"
-
-
-def _images(count: int | None) -> str:
-    return {None: "images", 1: "1 image"}.get(count, f"{count} images")
 
 
 @cache

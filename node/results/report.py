@@ -2,6 +2,7 @@
 
 import datetime as dt
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from pipeline.frame import Box, FrameSource, Pixels
 
 CAM_RANK = 2
+
+Verdict = Literal["clean", "blanked", "plate"]
+"""Of the evidence gate on a frame: shown as it came; its text blanked flat; nothing of it left."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -18,7 +22,7 @@ class EvidencePanel:
     Attributes
     ----------
     pixels
-        ``(rows, columns, 3)`` uint8 RGB: the original frame, square pixels.
+        ``(rows, columns, 3)`` uint8 RGB: the original frame as the evidence gate let it pass, square pixels.
     source
         The instance and 1-based frame number it came from.
     cam
@@ -35,7 +39,13 @@ class EvidencePanel:
     label
         The class it was read as.
     voted
-        False where it only illustrates, below the threshold.
+        False where it only illustrates.
+    gate
+        What the evidence gate made of `pixels`.
+    reason
+        Machine value: why a frame did not vote although it reached the threshold; else None.
+    synthetic_share
+        Share of the activations' mass, 0-1, that lies on filled pixels; None without activations.
     image_number
         1-based position of the source among the exam's images; None where that is not told.
     """
@@ -49,6 +59,9 @@ class EvidencePanel:
     probability: float
     label: str
     voted: bool
+    gate: Verdict
+    reason: str | None = None
+    synthetic_share: float | None = None
     image_number: int | None = None
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from node.results.identity import is_anonymous
 from node.results.page import draw_pages
 from node.results.raw import copy_raw, keep_raw, raw_value
 from node.results.report import EncodedObject, Report, SourceReference
@@ -81,6 +82,7 @@ def build_secondary_capture(
     _add_series(ds, report, made_at)
     _add_equipment(ds, report, made_at, installation_id)
     _add_image(ds, report, sources)
+    ds.BurnedInAnnotation = "NO" if is_anonymous(report, template) else "YES"
     _add_pixels(ds, draw_pages(report))
     return _encoded(ds, "multi_frame", 1)
 
@@ -166,7 +168,6 @@ def _add_image(ds: Dataset, report: Report, sources: Sequence[SourceReference]) 
     ds.ImageType = ["DERIVED", "SECONDARY"]
     ds.PatientOrientation = ""
     ds.ContentQualification = "RESEARCH"
-    ds.BurnedInAnnotation = "YES"
     ds.DerivationDescription = (
         f"Pages that state an AI reading and show original frames beside class activations; "
         f"t {report.threshold:g}, k {report.top_k}, model digest {report.model_digest[:12]}"

@@ -193,6 +193,7 @@ def upgrade() -> None:
         sa.Column("label", sa.String(length=32), nullable=True),
         sa.Column("probability", sa.Float(), nullable=True),
         sa.Column("confidence", sa.Float(), nullable=True),
+        sa.Column("synthetic_share", sa.Float(), nullable=True),
         sa.ForeignKeyConstraint(["exam_id"], ["exams.id"], name="fk_frames_exam_id_exams"),
         sa.ForeignKeyConstraint(["instance_id"], ["instances.id"], name="fk_frames_instance_id_instances"),
         sa.PrimaryKeyConstraint("id", name="pk_frames"),
@@ -270,6 +271,7 @@ def upgrade() -> None:
         sa.Column("frame_id", ROW_ID, nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("voted", sa.Boolean(), nullable=False),
+        sa.Column("gate", sa.String(length=8), nullable=False),
         sa.ForeignKeyConstraint(["frame_id"], ["frames.id"], name="fk_evidence_frame_id_frames"),
         sa.ForeignKeyConstraint(
             ["prediction_id"], ["predictions.id"], name="fk_evidence_prediction_id_predictions"

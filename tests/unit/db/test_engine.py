@@ -187,7 +187,10 @@ def test_a_foreign_key_is_kept_on_sqlite_too(database: Database) -> None:
     """PostgreSQL keeps it anyway; a test that passes on SQLite alone would prove nothing."""
     with pytest.raises(DBAPIError), database.writing() as session:
         session.execute(
-            text("INSERT INTO evidence (prediction_id, frame_id, position, voted) VALUES (1, 1, 1, TRUE)"),
+            text(
+                "INSERT INTO evidence (prediction_id, frame_id, position, voted, gate)"
+                " VALUES (1, 1, 1, TRUE, 'clean')"
+            ),
         )
 
 

@@ -30,7 +30,8 @@ KEYS = {
     "counts": {"received", "expected", "kept", "rejected", "quarantined"},
     "completeness": {"verdict", "reason", "expected", "missing"},
     "model": {"name", "version", "digest"},
-    "evidence": {"sop_instance_uid", "frame_number", "label", "probability", "confidence", "voted"},
+    "evidence": {"sop_instance_uid", "frame_number", "label", "probability", "confidence", "voted", "reason",
+                 "synthetic_share", "gate"},
     "error": {"step", "text"},
 }  # fmt: skip
 
@@ -49,11 +50,15 @@ def _read(node: Node) -> str:
         )  # fmt: skip
         frame = FrameRow(
             exam_id=exam.id, instance_id=session.scalars(select(InstanceRow.id)).one(), frame_number=1,
-            kept=True, ledger=[], label="ibd", probability=0.97, confidence=0.97,
+            kept=True, ledger=[], label="ibd", probability=0.97, confidence=0.97, synthetic_share=0.1,
         )  # fmt: skip
         session.add_all((prediction, frame))
         session.flush()
-        session.add(EvidenceRow(prediction_id=prediction.id, frame_id=frame.id, position=1, voted=True))
+        session.add(
+            EvidenceRow(
+                prediction_id=prediction.id, frame_id=frame.id, position=1, voted=True, gate="blanked"
+            )
+        )
         return exam.id
 
 
@@ -69,6 +74,8 @@ def test_the_keys_of_an_exam_are_these(node: Node, send: Sender) -> None:
         assert received[name].keys() == read[name].keys() == KEYS[name]
     assert read["model"].keys() == KEYS["model"]
     assert [frame.keys() for frame in read["evidence"]] == [KEYS["evidence"]]
+    (shown,) = read["evidence"]
+    assert (shown["reason"], shown["synthetic_share"], shown["gate"]) == (None, 0.1, "blanked")
 
 
 def test_a_failed_exam_has_an_error_and_no_reading(node: Node, send: Sender) -> None:

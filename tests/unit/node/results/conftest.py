@@ -35,6 +35,7 @@ def make_panel(seed: int = 0, **changes: Any) -> EvidencePanel:
         "probability": 0.981,
         "label": "ibd",
         "voted": True,
+        "gate": "clean",
     }
     return EvidencePanel(**(values | changes))
 

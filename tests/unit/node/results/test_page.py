@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
-from node.results.page import CAUTIONARY, READINGS, REASONS, draw_pages
+from node.results.page import draw_pages
 from node.results.report import Report
+from node.results.words import CAUTIONARY, READINGS, REASONS
 from tests.unit.node.results.conftest import make_panel, make_report
 
 

@@ -1,0 +1,59 @@
+"""What a result's pages say, in words that people read; machine values are never shown."""
+
+import math
+
+from node.results.report import EvidencePanel
+
+CAUTIONARY = "Research use, not a diagnosis"
+READINGS = {
+    "ibd": "IBD pattern found",
+    "healthy": "No IBD pattern found; other findings are not assessed",
+    "unpredicted": "UNPREDICTED",
+}
+REASONS = {
+    "no_frames": "No frame was fit to be read.",
+    "below_threshold": "No frame reached the confidence threshold.",
+    "no_images": "The images that this exam had were set aside; the model was not run.",
+    "images_purged": "Earlier images of this exam were purged; the model was not run. Send the study again.",
+    "not_lower_gi": "The exam is not of the lower gastrointestinal tract; the model was not run.",
+    "rests_on_filled": "What reached the threshold rests on filled pixels, which are no evidence.",
+}
+NO_VOTE = "below threshold, did not vote"
+NO_VOTE_DESPITE = {"rests_on_filled": "rests on filled pixels, did not vote"}
+NOT_SHOWN = "Not shown: text was still found on it"
+SHARE_TOLD = 0.01
+"""Share of the activation on filled pixels above which a reader is told."""
+
+FRAMES = {"clean": "Original frame", "blanked": "Original frame, overlay text blanked flat"}
+CLASSES = {"ibd": "IBD pattern", "healthy": "no IBD pattern"}
+
+
+def vote(panel: EvidencePanel) -> str:
+    """Return whether a frame voted, and else why not."""
+    if panel.voted:
+        return "voted"
+    if panel.reason is None:
+        return NO_VOTE
+    return NO_VOTE_DESPITE.get(panel.reason, f"{panel.reason.replace('_', ' ')}, did not vote")
+
+
+def place(panel: EvidencePanel) -> str:
+    """Return where a frame is found among the exam's images."""
+    frame = f"frame {panel.source.frame_number}"
+    return frame if panel.image_number is None else f"image {panel.image_number}, {frame}"
+
+
+def share(probability: float) -> str:
+    """Return two decimals, and never a certainty that was not computed."""
+    shown = f"{probability:.2f}"
+    return {"0.00": "< 0.01", "1.00": "> 0.99"}.get(shown, shown)
+
+
+def confidence(panel: EvidencePanel) -> str:
+    """Return three decimals, cut and not rounded: what missed the threshold never looks as if it met it."""
+    return f"{math.floor(panel.confidence * 1000) / 1000:.3f}"
+
+
+def images(count: int | None) -> str:
+    """Return how many images, where that is known."""
+    return {None: "images", 1: "1 image"}.get(count, f"{count} images")
