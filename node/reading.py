@@ -131,11 +131,11 @@ def _read(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> 
         for row, path in zip(instances, paths, strict=True)
     ]
     frames = reader.read(images)
-    patient = _read_patient(frames, reader.package)
-    return Outcome(patient, frames, _shown(frames, patient, reader.package.top_k), is_lower_gi)
+    patient = decide(frames, reader.package)
+    return Outcome(patient, frames, choose_shown(frames, patient, reader.package.top_k), is_lower_gi)
 
 
-def _read_patient(frames: Sequence[FrameReading], package: Package) -> PatientPrediction:
+def decide(frames: Sequence[FrameReading], package: Package) -> PatientPrediction:
     """Read the patient from the frames that may vote; where none did, say whether one would have."""
     read = [frame for frame in frames if frame.prediction is not None]
     patient = read_patient(
@@ -162,7 +162,7 @@ def _unpredicted(reason: str) -> PatientPrediction:
     return PatientPrediction(reading="unpredicted", reason=reason, probability=None, used=())
 
 
-def _shown(
+def choose_shown(
     frames: Sequence[FrameReading], patient: PatientPrediction, top_k: int
 ) -> list[tuple[FrameReading, bool]]:
     """Return what is shown: the frames that voted; where none did, the most confident, marked as such."""

@@ -62,7 +62,7 @@ def _text_at_source(pixels: Pixels, detector: TextDetector) -> NDArray[np.bool_]
     """Return where text is, looked for in strips: small text is lost where a large frame is shrunk."""
     rows, columns = pixels.shape[:2]
     found = np.zeros((rows, columns), np.bool_)
-    count = max(1, -(-(rows - STRIP_OVERLAP) // (STRIP_ROWS - STRIP_OVERLAP)))
+    count = 1 if rows <= STRIP_ROWS else -(-rows // (STRIP_ROWS - STRIP_OVERLAP))
     for number in range(count):
         first, last = rows * number // count, rows * (number + 1) // count
         strip = slice(max(0, first - STRIP_OVERLAP // 2), last + STRIP_OVERLAP // 2)

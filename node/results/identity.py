@@ -39,7 +39,7 @@ def tells_who_or_when(words: Iterable[str], template: Dataset) -> bool:
 
     Only what is ASCII is compared: our font has little else. The template's elements stay raw.
     """
-    text = "\n".join(words).casefold()
+    text = "\n".join(words).replace("_", " ").casefold()  # as it is drawn
     if DATE.search(text):
         return True
     parts = {part for keyword in NAMING for part in re.split(r"[\^=\\\s\0]+", _stated(template, keyword))}

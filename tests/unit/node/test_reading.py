@@ -4,24 +4,36 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
 from db.engine import utc_now
 from db.jobs import Claim
-from db.tables import DeliveryRow, ExamRow, FrameRow, InstanceRow, JobRow, PredictionRow, ResultObjectRow
+from db.tables import (
+    DeliveryRow,
+    EvidenceRow,
+    ExamRow,
+    FrameRow,
+    InstanceRow,
+    JobRow,
+    PredictionRow,
+    ResultObjectRow,
+)
 from models.package import load_package
+from models.patient import FramePrediction
 from node.demo.painting import paint_frame
 from node.demo.wrapping import wrap
-from node.frames import FrameReader
+from node.frames import FrameReader, FrameReading
 from node.house import Node
 from node.quarantine import move_study
-from node.reading import read_exam
+from node.reading import choose_shown, decide, read_exam
 from node.results.page import draw_pages
 from node.results.report import Report
 from node.settings import Settings
-from pipeline.frame import Pixels
+from pipeline.clean.text import Quad
+from pipeline.frame import FrameSource, Pixels
 from tests.unit.node.conftest import ClaimOf, Sender
 
 STUDY = "1.2.3"
@@ -114,6 +126,88 @@ def test_one_damaged_image_costs_only_itself(
     assert (exam.state, exam.error_text, exam.body_part_stated) == ("read", None, True)
     (report,) = reports
     assert (report.objects_unreadable, report.frames_received) == (1, 1)
+    (job,) = [job for job in rows(node, JobRow) if job.kind == "deliver"]
+    assert job.state == "queued"
+
+
+def read_frame(number: int, probability: float, *, reason: str | None = None) -> FrameReading:
+    """Return a frame as it was read, with no activations."""
+    label = "ibd" if probability >= 0.5 else "healthy"
+    source = FrameSource("1.2", number)
+    prediction = FramePrediction(source, label, probability, max(probability, 1 - probability))
+    return FrameReading(1, number, reason=reason, prediction=prediction)
+
+
+@pytest.mark.parametrize(
+    ("frames", "reading", "reason"),
+    [
+        ([(0.99, True), (0.05, False)], "healthy", None),
+        ([(0.99, True), (0.60, False)], "unpredicted", "rests_on_filled"),
+        ([(0.99, True)], "unpredicted", "rests_on_filled"),
+        ([(0.60, True)], "unpredicted", "below_threshold"),
+        ([(0.60, False)], "unpredicted", "below_threshold"),
+        ([], "unpredicted", "no_frames"),
+    ],
+)
+def test_a_frame_that_rests_on_filled_pixels_does_not_vote(
+    reader: FrameReader, frames: list[tuple[float, bool]], reading: str, reason: str | None
+) -> None:
+    """What was painted in may not decide; that it would have is said, and the frame is still shown."""
+    read = [
+        read_frame(number, probability, reason="rests_on_filled" if is_filled else None)
+        for number, (probability, is_filled) in enumerate(frames, start=1)
+    ]
+    patient = decide(read, reader.package)
+    assert (patient.reading, patient.reason) == (reading, reason)
+    shown = choose_shown(read, patient, 6)
+    if reading == "unpredicted":
+        assert [(frame.frame_number, voted) for frame, voted in shown] == [
+            (number, False) for number in range(1, len(read) + 1)
+        ]
+    else:
+        assert [(frame.frame_number, voted) for frame, voted in shown] == [(2, True)]
+
+
+def test_the_share_on_filled_pixels_is_stored_and_keeps_a_frame_from_voting(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a limit below nothing every frame is above it."""
+    monkeypatch.setattr("node.frames.MOST_SYNTHETIC", -0.1)
+    keep(send, 1)
+    read_exam(node, reader, close(node, claim_of))
+    (frame,) = rows(node, FrameRow)
+    assert (frame.kept, frame.reason, frame.synthetic_share) == (True, "rests_on_filled", 0.0)
+    (prediction,) = rows(node, PredictionRow)
+    assert (prediction.reading, prediction.frames_used) == ("unpredicted", 0)
+    assert [row.voted for row in rows(node, EvidenceRow)] == [False]
+
+
+@pytest.mark.parametrize(
+    ("finds", "said"),
+    [([], ("clean", "NO")), ([(60, 100, 160, 112)], ("plate", "YES"))],
+    ids=["nothing", "something, always"],
+)
+def test_a_gate_that_does_not_open_costs_the_picture_and_not_the_evidence(
+    node: Node, reader: FrameReader, send: Sender, claim_of: ClaimOf, reports: list[Report],
+    monkeypatch: pytest.MonkeyPatch, finds: list[tuple[int, int, int, int]], said: tuple[str, str],
+) -> None:  # fmt: skip
+    """The result still leaves, with the same frames in the same order, and each one's verdict is kept."""
+
+    def detector(_: Pixels) -> list[Quad]:
+        return [np.array([(a, b), (c, b), (c, d), (a, d)], np.float32) for a, b, c, d in finds]
+
+    monkeypatch.setattr(reader, "_detector", detector)
+    for number in (1, 2, 3):
+        keep(send, number)
+    read_exam(node, reader, close(node, claim_of))
+    shown = rows(node, EvidenceRow)
+    assert [row.gate for row in shown] == [said[0]] * len(shown)
+    frames = {row.id: row.confidence for row in rows(node, FrameRow) if row.kept}
+    assert [frames[row.frame_id] for row in shown] == sorted(frames.values(), reverse=True)
+    (report,) = reports
+    assert len(report.evidence) == len(shown) == 3
+    ds = result(node)
+    assert (ds.BurnedInAnnotation, ds.NumberOfFrames) == (said[1], 4)
     (job,) = [job for job in rows(node, JobRow) if job.kind == "deliver"]
     assert job.state == "queued"
 

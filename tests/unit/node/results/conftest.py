@@ -75,6 +75,13 @@ REPORTS: dict[str, Callable[[], Report]] = {
         evidence=(make_panel(3, voted=False, cam=None),), completeness_verdict="incomplete", missing_count=3,
         body_part_stated=False, objects_unreadable=2,
     ),
+    "filled": lambda: make_report(
+        reading="unpredicted", unpredicted_reason="rests_on_filled", probability=None, frames_used=0,
+        evidence=(
+            make_panel(4, voted=False, gate="blanked", reason="rests_on_filled", synthetic_share=0.41),
+            make_panel(5, voted=False, gate="plate", confidence=0.71, synthetic_share=0.0),
+        ),
+    ),
     "not_lower_gi": lambda: make_report(
         reading="unpredicted", unpredicted_reason="not_lower_gi", probability=None, frames_used=0, evidence=()
     ),

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import ImageDraw
 
+from node.results.identity import tells_who_or_when
 from node.results.page import draw_pages
 from node.results.report import Report
 from node.results.words import CAUTIONARY, READINGS, REASONS
-from tests.unit.node.results.conftest import make_panel, make_report
+from tests.unit.node.results.conftest import make_panel, make_report, make_template
 
 
 @pytest.fixture
@@ -77,6 +78,42 @@ def test_a_frame_that_did_not_vote_is_labelled(written: list[str]) -> None:
     draw_pages(make_report(evidence=(make_panel(voted=False),)))
     assert "below threshold, did not vote" in written
     assert "voted" not in written
+
+
+def test_a_frame_that_rests_on_filled_pixels_says_so(written: list[str]) -> None:
+    """It reached the threshold: without the reason its reader would look for another."""
+    panel = make_panel(voted=False, reason="rests_on_filled", synthetic_share=0.406)
+    draw_pages(make_report(evidence=(panel, make_panel(voted=False))))
+    assert "rests on filled pixels, did not vote" in written
+    assert "41 % of the activation lies on filled pixels" in written
+    assert "Most confident frames: none voted" in written
+    draw_pages(make_report(evidence=(make_panel(voted=False, reason="anything_else"),)))
+    assert "anything else, did not vote" in written
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(None, False), (0.01, False), (0.02, True)])
+def test_filled_pixels_are_told_of_only_where_they_matter(
+    share: float | None, written: list[str], *, is_told: bool
+) -> None:
+    """A line on every page is a line that nobody reads."""
+    draw_pages(make_report(evidence=(make_panel(synthetic_share=share),)))
+    assert any("filled pixels" in string for string in written) is is_told
+
+
+def test_a_plate_keeps_its_page_and_names_its_frame(written: list[str]) -> None:
+    """The evidence list never changes: whoever wants to see the frame finds it by its number."""
+    plate = make_panel(pixels=np.full((96, 120, 3), 44, np.uint8), gate="plate", image_number=3)
+    pages = draw_pages(make_report(evidence=(make_panel(), plate)))
+    assert len(pages) == 3
+    assert "Not shown: text was still found on it" in written
+    assert written.count("image 3, frame 1") == 2, "on the summary's strip, and as the source"
+    assert "Image 3, frame 1" in written
+
+
+def test_nothing_that_is_drawn_tells_who_the_patient_is(report: Report, written: list[str]) -> None:
+    """BurnedInAnnotation says so; every string on every page is held against a header."""
+    draw_pages(report)
+    assert not tells_who_or_when(written, make_template(AccessionNumber="ACC-77", PatientID="P-4711"))
 
 
 def test_a_confidence_below_the_threshold_is_never_rounded_up_to_it(written: list[str]) -> None:

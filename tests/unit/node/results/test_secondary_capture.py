@@ -23,6 +23,7 @@ from tests.unit.node.results.conftest import (
     LOSSY,
     MULTI_FRAME,
     encode,
+    make_panel,
     make_report,
     make_source,
     make_template,
@@ -148,7 +149,7 @@ def test_the_object_says_what_it_is() -> None:
     assert ds.ImageType == ["DERIVED", "SECONDARY"]
     assert (ds.Modality, ds.ConversionType, ds.BodyPartExamined) == ("OT", "WSD", "COLON")
     assert "Laterality" not in ds
-    assert (ds.ContentQualification, ds.BurnedInAnnotation) == ("RESEARCH", "YES")
+    assert (ds.ContentQualification, ds.BurnedInAnnotation) == ("RESEARCH", "NO")
     assert ds.SeriesNumber == 9021
     assert ds.SeriesDescription == "AI IBD evidence (research use), revision 2, replaces 1"
     assert (ds.NumberOfFrames, ds.FrameIncrementPointer, ds.PageNumberVector) == (3, 0x00182001, [1, 2, 3])
@@ -157,6 +158,18 @@ def test_the_object_says_what_it_is() -> None:
     (device,) = ds.ContributingEquipmentSequence
     assert device.DeviceUID == device_uid("5d1f5e5e-0000-4000-8000-000000000001", "ab" * 32)
     assert device.PurposeOfReferenceCodeSequence[0].CodeValue == "109102"
+
+
+@pytest.mark.parametrize(
+    "report",
+    [make_report(evidence=(make_panel(gate="plate"),)), make_report(model_version="2026-03-01")],
+    ids=["a frame did not pass", "a date of ours"],
+)
+def test_burned_in_annotation_is_admitted_where_it_is_not_ruled_out(report: Report) -> None:
+    """Both forms of the result say it: a rule that forwards to research goes by this attribute."""
+    multi = build(report)
+    for encoded in (multi, *to_single_frames(multi.data)):
+        assert read(encoded).BurnedInAnnotation == "YES"
 
 
 def test_sources_are_named_with_their_frames() -> None:

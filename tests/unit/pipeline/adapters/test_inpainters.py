@@ -158,6 +158,7 @@ def test_what_is_no_inpainting_graph_is_refused(tmp_path: Path) -> None:
         OnnxInpainter(path, sha256=sha256)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
 def test_lama_reads_the_named_file_and_leaves_the_environment_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,18 +169,16 @@ def test_lama_reads_the_named_file_and_leaves_the_environment_alone(
             monkeypatch.delenv("LAMA_MODEL", raising=False)
         else:
             monkeypatch.setenv("LAMA_MODEL", value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            Lama(path, sha256=sha256)
+        Lama(path, sha256=sha256)
         assert os.environ.get("LAMA_MODEL") == value
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
 def test_lama_refuses_what_is_no_torchscript_and_what_keeps_the_hole(tmp_path: Path) -> None:
     kept = scripted(tmp_path, STAND_IN.replace("(mask == 0)", "(mask == 1)"))
     for content, said in ((b"no TorchScript", "TorchScript file was expected"), (kept, "painted like it")):
         path, sha256 = written(tmp_path, content)
-        with warnings.catch_warnings(), pytest.raises(InpainterError, match=said):
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with pytest.raises(InpainterError, match=said):
             Lama(path, sha256=sha256)
 
 
