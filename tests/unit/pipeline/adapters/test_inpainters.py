@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -106,6 +107,20 @@ def test_an_inpainter_paints_the_hole_like_tissue_and_nothing_else(
     assert inside.max() < 255, "the white that was to go is still there"
     low = np.percentile(tissue, 1, axis=0) - 30
     assert (inside >= low).mean() >= 0.99, "black of the border, or of nothing, was painted"
+
+
+def test_an_inpainter_neither_shifts_nor_stretches(inpainter: Inpainter) -> None:
+    """A network pads or scales a frame; what it paints must come back to where the hole was."""
+    rows, columns = 97, 131
+    ramps = np.zeros((rows, columns, 3), np.uint8)
+    ramps[..., 0], ramps[..., 1] = np.linspace(20, 220, columns), np.linspace(20, 220, rows)[:, None]
+    unknown = np.zeros((rows, columns), np.bool_)
+    unknown[30:50, 40:80] = True
+    painted = inpainter(ramps, unknown)
+    off = np.abs(painted.astype(int) - ramps)[
+        ~cv2.dilate(unknown.astype(np.uint8), np.ones((5, 5))).astype(bool)
+    ]
+    assert off.max() <= 4
 
 
 def test_without_a_hole_an_inpainter_is_not_asked(inpainter: Inpainter, mucosa: Mucosa) -> None:

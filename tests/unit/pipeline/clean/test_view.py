@@ -34,10 +34,10 @@ def test_the_share_depends_on_no_scale_and_on_nothing_that_speaks_against(
 
 def test_only_the_cells_that_are_filled_count() -> None:
     """Row and column must not be mixed up, nor the view's place in the frame."""
-    cam = np.zeros((7, 7), np.float32)
-    cam[1, 5], cam[4, 2] = 3, 1
+    cam = np.zeros((7, 14), np.float32)
+    cam[1, 10:12], cam[4, 2] = 1.5, 1
     filled = np.zeros((90, 120), np.bool_)
-    filled[20:30, 90:100] = True  # exactly cell (1, 5) of the view
+    filled[20:30, 90:100] = True  # exactly cells (1, 10) and (1, 11) of the view
     assert synthetic_share(cam, filled, VIEW) == pytest.approx(0.75)
     half = filled.copy()
     half[25:30] = False
