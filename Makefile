@@ -54,6 +54,16 @@ $(VENV)/.check: $(VENV)/.core
 setup: $(VENV)/.core ## make .venv and install the node
 	@echo "ready: $(BIN)/endonode --help"
 
+# keras-ocr needs TensorFlow 2.15 and numpy 1, so it lives apart; docs/keras-ocr.md.
+KERAS_PYTHON ?= python3.11
+.PHONY: setup-keras-ocr
+setup-keras-ocr: ## make .venv-keras-ocr for the keras-ocr text detector (1.8 GB)
+	@"$(KERAS_PYTHON)" -c 'import sys; sys.exit(not (3, 9) <= sys.version_info < (3, 12))' 2>/dev/null \
+		|| { echo "Python 3.9, 3.10 or 3.11 is needed: make setup-keras-ocr KERAS_PYTHON=..." >&2; exit 1; }
+	"$(KERAS_PYTHON)" -m venv .venv-keras-ocr
+	.venv-keras-ocr/bin/python -m pip install --quiet "tensorflow-cpu==2.15.1" "numpy<2" "keras-ocr==0.9.3"
+	@.venv-keras-ocr/bin/python -I -c 'import keras_ocr' && echo "ready: .venv-keras-ocr/bin/python"
+
 .PHONY: demo
 demo: $(VENV)/.core ## send a painted study through a node (FRAMES=DIR: images of a folder)
 	@$(BIN)/python -m node demo --out "$(OUT)" $(if $(FRAMES),--frames "$(FRAMES)")
@@ -99,6 +109,15 @@ coverage: $(VENV)/.test peers ## run the tests and show the lines that none of t
 .PHONY: reference-model
 reference-model: $(VENV)/.test ## build models/reference anew from ../shared/data
 	$(BIN)/python -m models.make_reference
+
+$(VENV)/.train: $(VENV)/.core
+	@echo "installing what training needs"
+	@$(INSTALL) --editable '.[train]'
+	@touch $@
+
+.PHONY: instrument-model
+instrument-model: $(VENV)/.train ## train pipeline/instruments anew from ../shared/data (half an hour)
+	$(BIN)/python -m models.training.instruments --data ../shared/data --out pipeline/instruments
 
 .PHONY: docs
 docs: $(VENV)/.check ## write docs/settings.md and docs/dependencies-licences.md
