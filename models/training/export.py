@@ -1,0 +1,131 @@
+"""From a trained torch network to an ONNX graph that ONNX Runtime executes in 8-bit integers.
+
+The graph takes frames as they are, uint8 ``(N, rows, columns, 3)`` RGB: normalisation is the scale and zero
+point of the first quantised tensor. One integer zero point serves all channels, so that a padding of zeros is
+exactly a pixel. Batch normalisation is folded; activations are affine U8, weights symmetric S8 per output
+channel; the layers named as the tail stay in float, so that logits are not rounded.
+"""
+
+import io
+import tempfile
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from torch import nn
+
+from pipeline.frame import Pixels
+
+SCALE, ZERO_POINT = 1 / 128, 128
+"""A network here is trained on (pixel - 128) / 128."""
+
+OPSET = 17
+"""The newest of the exporter that needs no further package; ONNX Runtime's integer kernels ask for 13."""
+
+CALIBRATION_BATCH = 8
+
+
+def normalise(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Bring uint8 ``(N, rows, columns, 3)`` to what the float graph takes, ``(N, 3, rows, columns)``."""
+    return ((frames.astype(np.float32) - ZERO_POINT) * SCALE).transpose(0, 3, 1, 2)
+
+
+def to_onnx(model: nn.Module, *, rows: int, columns: int) -> onnx.ModelProto:
+    """Return the float graph, batch norm folded: ``input`` as `normalise` gives it, ``logits`` out."""
+    written = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's newer exporter needs two more packages
+        torch.onnx.export(
+            model.float().eval(),
+            (torch.zeros(1, 3, rows, columns),),
+            written,
+            input_names=["input"],
+            output_names=["logits"],
+            dynamic_axes={"input": {0: "N"}, "logits": {0: "N"}},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+    return onnx.load_from_string(written.getvalue())
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime is untyped
+    def __init__(self, frames: Pixels) -> None:
+        parts = np.array_split(frames, max(1, len(frames) // CALIBRATION_BATCH))
+        self._inputs = ({"input": normalise(part)} for part in parts)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._inputs, None)
+
+
+def quantise(graph: onnx.ModelProto, frames: Pixels, *, tail: Collection[str]) -> onnx.ModelProto:
+    """Return the 8-bit twin of a float graph; it takes uint8 ``(N, rows, columns, 3)`` as ``frames``.
+
+    Parameters
+    ----------
+    frames
+        ``(N, rows, columns, 3)`` uint8: the activations on them set the ranges (min-max). Never test frames.
+    tail
+        Names of the nodes that stay in float.
+    """
+    rows, columns = frames.shape[1:3]
+    taken = {"scale": np.array(SCALE, np.float32), "zero_point": np.array(ZERO_POINT, np.uint8)}
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(graph, source)
+        quantize_static(
+            source,
+            target,
+            _Reader(frames),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            nodes_to_exclude=list(tail),
+            extra_options={"TensorQuantOverrides": {"input": [{**taken, "quant_type": QuantType.QUInt8}]}},
+        )
+        model = onnx.load(target)
+    nodes = model.graph.node
+    first = next(node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] == "input")
+    nodes.remove(first)
+    nodes.insert(0, helper.make_node("Transpose", ["frames"], [first.output[0]], "input", perm=[0, 3, 1, 2]))
+    model.graph.input[0].CopyFrom(_frames(rows, columns))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def take_frames(graph: onnx.ModelProto, *, rows: int, columns: int) -> onnx.ModelProto:
+    """Let the float graph take uint8 ``(N, rows, columns, 3)``, to be compared with its twin."""
+    model = onnx.ModelProto()
+    model.CopyFrom(graph)
+    constants = {"zero_point_of_input": ZERO_POINT, "scale_of_input": SCALE}
+    for name, value in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+    nodes = [
+        helper.make_node("Transpose", ["frames"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["planes"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["levels", "zero_point_of_input"], ["centred"]),
+        helper.make_node("Mul", ["centred", "scale_of_input"], ["input"]),
+    ]
+    for place, node in enumerate(nodes):
+        model.graph.node.insert(place, node)
+    model.graph.input[0].CopyFrom(_frames(rows, columns))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _frames(rows: int, columns: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("frames", TensorProto.UINT8, ["N", rows, columns, 3])
+
+
+def last_layers(graph: onnx.ModelProto) -> list[str]:
+    """Return the nodes from the last convolution or product to the logits: the tail of most networks."""
+    nodes = list(graph.graph.node)
+    kinds = [node.op_type for node in nodes]
+    last = max(place for place, kind in enumerate(kinds) if kind in ("Conv", "Gemm", "MatMul"))
+    return [node.name for node in nodes[last:]]
