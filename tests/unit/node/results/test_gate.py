@@ -15,6 +15,7 @@ from node.demo.painting import paint_frame
 from node.results.gate import PLATE_LEVEL, STRIP_OVERLAP, STRIP_ROWS, pass_gate
 from node.results.overlay import fit
 from pipeline.adapters.rapid_text import RapidText
+from pipeline.clean.fill import fill
 from pipeline.clean.text import BLANK_LEVEL, Quad, text_mask
 from pipeline.frame import Pixels
 
@@ -74,7 +75,7 @@ def test_a_frame_on_which_text_is_found_time_and_again_becomes_an_empty_plate() 
     assert (passed.pixels == PLATE_LEVEL).all()
 
 
-@pytest.mark.parametrize("rows_seen", [576, 458], ids=["source", "page"])
+@pytest.mark.parametrize("rows_seen", [320, 458], ids=["strip", "page"])
 def test_text_found_at_one_scale_only_is_blanked(rows_seen: int) -> None:
     """Small text is lost when a frame is shrunk for the page, large text where it is cut into strips."""
 
@@ -127,13 +128,13 @@ def test_whatever_a_detector_says_a_pixel_is_the_sources_or_flat(
     assert passed.verdict == "clean" or flat.any()
 
 
-def lettered(frame: Pixels, size: int, fill: tuple[int, int, int]) -> tuple[Pixels, NDArray[np.bool_]]:
+def lettered(frame: Pixels, size: int, colour: tuple[int, int, int]) -> tuple[Pixels, NDArray[np.bool_]]:
     """Write a name and a date over tissue; return the frame and where letters are."""
     image, letters = Image.fromarray(frame), Image.new("L", (frame.shape[1], frame.shape[0]))
     font = ImageFont.load_default(size)
     for number, line in enumerate(("SMITH JOHN", "12/03/2013", "ID: 4711-08")):
         where = (frame.shape[1] * (4 + number) // 10, frame.shape[0] * (3 + 2 * number) // 10)
-        ImageDraw.Draw(image).text(where, line, fill=fill, font=font)
+        ImageDraw.Draw(image).text(where, line, fill=colour, font=font)
         ImageDraw.Draw(letters).text(where, line, fill=255, font=font)
     return np.array(image), np.array(letters) > 0
 
@@ -144,22 +145,22 @@ def detector() -> RapidText:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "size", "fill"),
-    [(576, 720, 14, (240, 240, 240)), (576, 720, 24, (250, 230, 60)), (1080, 1350, 14, (240, 240, 240))],
+    ("rows", "columns", "size", "colour"),
+    [(576, 720, 10, (250, 230, 60)), (1080, 1350, 12, (240, 240, 240))],
 )
 def test_names_and_dates_over_tissue_do_not_pass(
-    detector: RapidText, rows: int, columns: int, size: int, fill: tuple[int, int, int]
+    detector: RapidText, rows: int, columns: int, size: int, colour: tuple[int, int, int]
 ) -> None:
-    """On a large frame text of 14 rows is not found whole: the frame is shrunk too far for the detector."""
+    """Text of 12 rows on a large frame is found in strips alone: whole, it is shrunk too far."""
     plain = cv2.resize(paint_frame(3, ulcers=True, instrument=False, text=None), (columns, rows))
-    frame, letters = lettered(plain.astype(np.uint8), size, fill)
+    frame, letters = lettered(plain.astype(np.uint8), size, colour)
     passed = pass_gate(frame, detector, shown=SHOWN)
-    assert passed.verdict == "blanked"
-    flat = (passed.pixels == BLANK_LEVEL).all(axis=2)
+    assert passed.verdict != "clean"
+    flat = (passed.pixels == (PLATE_LEVEL if passed.verdict == "plate" else BLANK_LEVEL)).all(axis=2)
     assert flat[letters].mean() >= 0.98
-    assert np.array_equal(passed.pixels[~flat], frame[~flat])
-    near = cv2.dilate(letters.astype(np.uint8), np.ones((41, 41), np.uint8)) > 0
-    assert (flat & ~near).mean() <= 0.02
+    if passed.verdict == "blanked":
+        assert np.array_equal(passed.pixels[~flat], frame[~flat])
+        assert flat.mean() <= 0.1
 
 
 def test_what_a_page_shows_of_a_passed_frame_has_no_text(detector: RapidText) -> None:
@@ -169,6 +170,9 @@ def test_what_a_page_shows_of_a_passed_frame_has_no_text(detector: RapidText) ->
     )
     passed = pass_gate(frame, detector, shown=SHOWN)
     page = fit(passed.pixels, *SHOWN)
-    flat = (page == BLANK_LEVEL).all(axis=2)
-    found = text_mask(detector(page), rows=page.shape[0], columns=page.shape[1])
-    assert not (found & ~cv2.dilate(flat.astype(np.uint8), np.ones((9, 9), np.uint8)).astype(bool)).any()
+    flat = fit(
+        ((passed.pixels == BLANK_LEVEL).all(axis=2, keepdims=True) * np.full(3, 255)).astype(np.uint8), *SHOWN
+    )
+    patches = cv2.dilate(flat[..., 0], np.ones((5, 5), np.uint8)) > 0
+    seen, _ = fill(page, patches, np.ones_like(patches))
+    assert not text_mask(detector(seen), rows=page.shape[0], columns=page.shape[1]).any()
