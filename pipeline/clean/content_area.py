@@ -79,15 +79,15 @@ def find_content_area(pixels: Pixels) -> ContentArea | None:
     scope_box = find_scope_box(pixels, small, hull)
     grown = np.array([columns / size[0], rows / size[1]], np.float32)
     shape, outline = fit_outline(pixels, (hull + np.float32(0.5)) * grown - np.float32(0.5), scope_box)
-    mask = np.zeros((rows, columns), np.uint8)
+    left, top = (int(value) for value in np.maximum(np.rint(outline.min(axis=0) + 0.5), 0))
+    right, bottom = (int(value) for value in np.minimum(np.rint(outline.max(axis=0) + 0.5), (columns, rows)))
     within = outline - np.sign(outline - outline.mean(axis=0)) / 2  # what is drawn covers its own edge
-    corners = np.rint(within * 2**SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2)
-    cv2.fillConvexPoly(mask, corners, 1, shift=SUBPIXEL_BITS)
+    corners = np.rint((within - (left, top)) * 2**SUBPIXEL_BITS).astype(np.int32).reshape(-1, 1, 2)
+    mask = np.zeros((rows, columns), np.uint8)
+    cv2.fillConvexPoly(mask[top:bottom, left:right], corners, 1, shift=SUBPIXEL_BITS)
     if scope_box is not None:
         x0, y0, x1, y1 = scope_box
         mask[y0:y1, x0:x1] = 0
-    left, top = (int(value) for value in np.maximum(np.rint(outline.min(axis=0) + 0.5), 0))
-    right, bottom = (int(value) for value in np.minimum(np.rint(outline.max(axis=0) + 0.5), (columns, rows)))
     return ContentArea((left, top, right, bottom), mask.view(np.bool_), shape, scope_box, outline)
 
 

@@ -30,7 +30,8 @@ ARC_OVER_CUTS = 1.25
 mucosa none is taken for a circle at 1.25, and 14 are at 1; no circle is taken for an octagon at either."""
 
 LEAST_SHARE = 0.5
-"""Share of all points that must lie on the fitted outline; else it is the coarse one."""
+"""Share of all points that must lie on the fitted outline, and of the coarse one's area that it must have;
+else it is the coarse one."""
 
 ARC_CORNERS = 180
 """Corners of the polygon that stands for an ellipse: 0.1 px off at a radius of 500."""
@@ -89,7 +90,9 @@ def fit_outline(pixels: Pixels, coarse: Points, hidden: Box | None) -> Outline:
     else:
         polygon = _clipped(frame, [*straight, *cuts])
         shape = "octagon" if cuts else "full" if _fills(polygon, frame, tolerance) else "rectangle"
-    if len(polygon) < 3 or (np.abs(_depth(polygon, points)) < 2 * tolerance).mean() < LEAST_SHARE:  # noqa: PLR2004
+    if cv2.contourArea(polygon) < LEAST_SHARE * cv2.contourArea(coarse):
+        return Outline("irregular", coarse)
+    if (np.abs(_depth(polygon, points)) < 2 * tolerance).mean() < LEAST_SHARE:
         return Outline("irregular", coarse)
     return Outline(shape, polygon)
 

@@ -163,8 +163,25 @@ def test_an_area_with_a_scope_box_holds_only_while_the_box_is_there(mucosa: Muco
     assert not still_holds(area, frame(11, right=330))
 
 
-def test_lengths_at_which_nothing_can_be_fitted_still_give_an_answer(mucosa: Mucosa) -> None:
-    """A thumbnail among an exam's frames must not stop it."""
-    for rows, columns in ((1, 1), (2, 50), (9, 7), (20, 400)):
-        area = find_content_area(mucosa(rows, columns, 12))
-        assert area is None or area.mask.shape == (rows, columns)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 300), columns=st.integers(1, 300), cells=st.integers(1, 9), seed=st.integers(0, 99)
+)
+def test_any_picture_gives_an_area_within_itself_or_none(
+    rows: int, columns: int, cells: int, seed: int
+) -> None:
+    """A thumbnail, a test card or a chart among an exam's frames must not stop it."""
+    random = np.random.default_rng(seed)
+    card = random.integers(0, 256, (cells, cells, 3)).astype(np.uint8) * (
+        random.random((cells, cells, 1)) > 0.3
+    )
+    area = find_content_area(cv2.resize(card, (columns, rows), interpolation=cv2.INTER_NEAREST))  # type: ignore[arg-type]
+    if area is None:
+        return
+    x0, y0, x1, y1 = area.box
+    assert 0 <= x0 < x1 <= columns
+    assert 0 <= y0 < y1 <= rows
+    outside = area.mask.copy()
+    outside[y0:y1, x0:x1] = False
+    assert area.mask.shape == (rows, columns)
+    assert not outside.any()
