@@ -47,9 +47,27 @@ def test_the_boxes_are_those_of_rapidocr(
     frame, _ = lettered(mucosa(576, 720, 1), WORDS)
     reference = RapidOCR(params={"Global.log_level": "error"})
     theirs = reference(np.ascontiguousarray(frame[..., ::-1]), use_det=True, use_cls=False, use_rec=False)
-    monkeypatch.setattr(rapid_text, "SHORT_SIDE", 736)  # its own default
+    its_own = {
+        "SHORT_SIDE": 736,
+        "STROKE_GAIN": 0.0,
+        "TISSUE_SHARE": 1.0,
+        "BINARISED_AT": 0.3,
+        "LEAST_MEAN": 0.5,
+    }
+    for name, value in its_own.items():
+        monkeypatch.setattr(rapid_text, name, value)
     masks = [text_mask(quads, rows=576, columns=720) for quads in (detector(frame), list(theirs.boxes))]
     assert (masks[0] & masks[1]).sum() >= 0.94 * (masks[0] | masks[1]).sum()
+
+
+@pytest.mark.parametrize("level", [20, 240], ids=["dark", "light"])
+def test_letters_are_found_whichever_is_brighter(detector: RapidText, mucosa: Mucosa, level: int) -> None:
+    """The strokes shown to the network are the bright ones; dark letters must show through the rest."""
+    image = Image.fromarray(mucosa(576, 720, 2))
+    font = ImageFont.load_default(24)
+    ImageDraw.Draw(image).text((200, 200), "Physician: Kaleva", fill=(level, level, level), font=font)
+    mask = text_mask(detector(np.array(image)), rows=576, columns=720)
+    assert mask[204:222, 205:380].mean() >= 0.95
 
 
 def test_tissue_without_text_is_not_masked(detector: RapidText, mucosa: Mucosa) -> None:
