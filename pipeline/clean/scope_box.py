@@ -21,6 +21,9 @@ WIDTHS, TOPS, BOTTOMS = (0.08, 0.5), (0.45, 0.9), (0.94, 1.0)
 """Where the right, upper and lower edges are looked for, as shares of the image's rectangle. The box is at
 its left; below it a strip of the image may show."""
 
+STRIDE = 2
+"""Pixels of the reduced frame between the edges tried; the upper and right one are refined afterwards."""
+
 SMALLEST, SMALLEST_BOX = 64, 8
 """Short side of an image, and of a box, in pixels of the reduced frame, below which no box is looked for."""
 
@@ -69,7 +72,7 @@ def find_scope_box(pixels: Pixels, small: Pixels, hull: Points) -> Box | None:
     left, top = (int(value) for value in hull.min(axis=0))
     columns, rows = (int(value) + 1 for value in hull.max(axis=0) - (left, top))
     right, upper, lower = (
-        np.arange(int(share[0] * length), int(share[1] * length) + 1)
+        np.arange(int(share[0] * length), int(share[1] * length) + 1, STRIDE)
         for share, length in ((WIDTHS, columns), (TOPS, rows), (BOTTOMS, rows))
     )
     dark = painted(small, brightest)[top : top + rows, left : left + columns]
