@@ -15,8 +15,8 @@ REFERENCE = 576
 RAYS = 160
 REACH_OUT, REACH_IN, FLANK = 48, 40, 6
 """Rays to the middle across the coarse outline: from how far outside to how far inside it they look, and over
-how many pixels brightness is averaged on either side of an edge. Dark lumens at the border make the coarse
-outline cut corners by up to 40 px."""
+how many pixels brightness is averaged on either side of an edge. The coarse
+outline cuts corners where a lumen is dark up to the border."""
 
 DARK = 25.0
 """Brightness above the border's at which what lies outside makes an edge count 1 - tanh(1) = 0.24: tissue

@@ -20,7 +20,7 @@ AT_THE_END = 0.75
 """Share of the tolerance within which a side is the frame's own end: a frame without a border stays whole."""
 
 LEAST_RAYS = RAYS // 6
-"""Rays that must show an edge for a shape to be fitted; the frames of a closed lens show fewer."""
+"""Rays that must show an edge for a shape to be fitted: those of five lines of five points."""
 
 TELLING = 0.8
 """Share of the points off the four sides that settles the shape without a look at the other one."""
