@@ -17,7 +17,7 @@ from pipeline.frame import Pixels
 
 Blend = Callable[[Floats, Floats, Floats, Generator], Floats]
 
-EMPTY = 0.35
+EMPTY = 0.4
 """Share of training frames without an instrument; what is drawn on them teaches what is none."""
 
 LEAST_SHARE = 0.005
@@ -30,6 +30,9 @@ SOLID = 0.5
 
 UNIT_ROWS = 192
 """Rows that blurs and shifts are stated for; a larger frame gets larger ones."""
+
+GLARE_PIXELS = 12
+"""Width of a highlight of wet mucosa, at most."""
 
 TEAL = (0, 160, 135)
 """The scope-position box, as processors draw it."""
@@ -110,17 +113,17 @@ def fade(frame: NDArray[Any], share: float) -> NDArray[Any]:
 def paste_mucosa(frame: Floats, other: Pixels, opacity: Floats, generator: Generator) -> Floats:
     """Paste another's mucosa within an instrument's outline: an edge alone is no instrument."""
     rolled = np.roll(other, generator.integers(0, other.shape[0], 2), axis=(0, 1)).astype(np.float32)
-    moved = fade(rolled, generator.uniform(0, 0.5)) * generator.uniform(0.6, 1.6)
+    moved = fade(rolled, generator.uniform(0, 0.3)) * generator.uniform(0.7, 1.3)
     blend = BLENDS["train"][generator.integers(len(BLENDS["train"]))]
     return np.clip(blend(frame, moved, opacity, generator), 0, 255)
 
 
-def distract(frame: Floats, truth: Mask, generator: Generator) -> tuple[Floats, Mask]:
+def distract(frame: Floats, truth: Mask, generator: Generator, *, glare_pixels: int) -> tuple[Floats, Mask]:
     """Return the frame and the mask after highlights, text and the scope box were drawn over them."""
     rows, columns = truth.shape
     unit = rows / UNIT_ROWS
     if happens(generator, 0.3):
-        glare = smooth_noise(truth.shape, generator, grain=int(generator.integers(4, 40) * unit))
+        glare = smooth_noise(truth.shape, generator, grain=int(generator.integers(4, glare_pixels) * unit))
         glare = np.clip((glare - generator.uniform(1.0, 2.0)) * 3, 0, 1) * (~truth)
         frame = frame + glare[..., None] * (generator.uniform(200, 255) - frame)
     if happens(generator, 0.3):
@@ -156,10 +159,10 @@ def degrade(frame: Floats, truth: Mask, generator: Generator) -> tuple[Pixels, M
     matrix = np.column_stack([linear, offset])
     frame = cv2.warpAffine(frame, matrix, (columns, rows), flags=cv2.INTER_LINEAR)
     truth = cv2.warpAffine(truth.astype(np.float32), matrix, (columns, rows)) >= SOLID
-    gains = generator.uniform(0.75, 1.2) * generator.uniform(0.82, 1.18, 3)
+    gains = generator.uniform(0.75, 1.2) * generator.uniform(0.86, 1.14, 3)
     table = 255 * np.clip(np.arange(256)[:, None] * gains / 255, 0, 1) ** generator.uniform(0.75, 1.3)
     if happens(generator, 0.3):
-        frame = fade(frame, generator.uniform(0, 0.4))
+        frame = fade(frame, generator.uniform(0, 0.3))
     frame = cv2.LUT(frame, np.rint(table).astype(np.uint8)[np.newaxis])
     if happens(generator, 0.8):
         frame = cv2.GaussianBlur(frame, (0, 0), generator.uniform(0.3, 1.3) * rows / UNIT_ROWS)
@@ -171,13 +174,22 @@ def degrade(frame: Floats, truth: Mask, generator: Generator) -> tuple[Pixels, M
     return np.ascontiguousarray(decoded[..., ::-1]), truth
 
 
-def compose(scene: Scene, shape: Shape | None, family: Family, generator: Generator) -> tuple[Pixels, Mask]:
+def compose(
+    scene: Scene,
+    shape: Shape | None,
+    family: Family,
+    generator: Generator,
+    *,
+    glare_pixels: int = GLARE_PIXELS,
+) -> tuple[Pixels, Mask]:
     """Return a frame and its mask, ``(rows, columns, 3)`` uint8 RGB and ``(rows, columns)`` bool.
 
     Parameters
     ----------
     shape
         The instrument's outline; None for a frame without one.
+    glare_pixels
+        Highlights are narrower than this at `UNIT_ROWS` rows.
     """
     frame = scene.pixels.astype(np.float32)
     truth = np.zeros(scene.content.shape, np.bool_)
@@ -185,7 +197,7 @@ def compose(scene: Scene, shape: Shape | None, family: Family, generator: Genera
         opacity = place(shape, scene.content, generator)
         if (opacity >= SOLID).mean() >= LEAST_SHARE:
             frame, truth = insert(frame, opacity, family, generator), opacity >= SOLID
-    frame, truth = distract(frame, truth, generator)
+    frame, truth = distract(frame, truth, generator, glare_pixels=glare_pixels)
     return degrade(frame, truth, generator)
 
 

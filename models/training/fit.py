@@ -43,11 +43,11 @@ class Schedule:
     Attributes
     ----------
     rate
-        Share of the epochs done (0-1) -> factor on every parameter group's own learning rate.
+        Epoch's number -> factor on every parameter group's own learning rate.
     """
 
     epochs: int
-    rate: Callable[[float], float] = lambda _: 1.0
+    rate: Callable[[int], float] = lambda _: 1.0
     seed: int = 0
 
 
@@ -97,7 +97,7 @@ def fit(
     for number in range(start, schedule.epochs):
         torch.manual_seed(schedule.seed + number)
         for group, initial in zip(optimiser.param_groups, initial_rates, strict=True):
-            group["lr"] = initial * schedule.rate(number / schedule.epochs)
+            group["lr"] = initial * schedule.rate(number)
         model.train()
         losses = [_step(model, batch, objective, optimiser) for batch in loader(number)]
         if not losses:

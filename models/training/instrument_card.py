@@ -70,11 +70,12 @@ painted by us, on real mucosa. What composites do not hold it may miss: a retrof
 cap, a black tool before a dark lumen, a thin wire, narrow-band light, blood over a tool.
 
 Real frames with an instrument and its mask are few in reach: 1 with its true mask, 7 drawn by hand, 5 crops
-of a figure, 140 pixels wide. These {len(real["pairs"])} took no part in training nor in any threshold; while the
-painting was made they were looked at, so they are not blind either. They can show that the network transfers
-to real tools at all, and which kinds it misses. They cannot give a rate, nor rank two networks: the 95 %
-interval of a median of 13 runs from the third to the eleventh value. The published anchor, a U-Net trained on
-real frames of Kvasir-Instrument, reaches Dice {ANCHOR} on its held-out frames: another test, of its own kind.
+of a figure, 140 pixels wide. None of the {len(real["pairs"])} took part in training or in a threshold; but
+they were looked at while the painting was made, so they are not blind. They can show that the network
+transfers to real tools at all, and which kinds it misses. They cannot give a rate, nor rank two networks: the
+95 % interval of a median of 13 runs from the third to the eleventh value. The published anchor, a U-Net
+trained on real frames of Kvasir-Instrument, reaches Dice {ANCHOR} on its held-out frames: another test, of
+its own kind.
 
 ## Figures
 

@@ -45,7 +45,7 @@ from models.training.scenery import (
     read_mask,
 )
 from models.training.segmenter import BATCH, COLUMNS, ROWS, STEPS, batches, build_network, draw, objective
-from pipeline.adapters.instrument_network import InstrumentNetwork
+from pipeline.adapters.instrument_network import RESIZE, InstrumentNetwork
 from pipeline.network_package import MANIFEST, MODEL
 
 CARD = "MODEL_CARD.md"
@@ -53,10 +53,12 @@ HELD_OUT = "held_out.txt"
 """Names of the frames and masks that took no part in training, one a line."""
 
 SEED = 0
-EPOCHS = 60
+CYCLES = (40, 16)
+"""Epochs of each cycle: in each the learning rate falls as a cosine (Loshchilov and Hutter 2017)."""
+
 RATE, WEIGHT_DECAY = 3e-3, 1e-3
 WARM_UP = 0.03
-"""Share of the training over which the learning rate rises; it then falls as a cosine."""
+"""Share of a cycle over which the learning rate rises first."""
 
 CALIBRATION_FRAMES = 128
 COMPOSITES = 400
@@ -66,9 +68,18 @@ DECISION = {"logit": 0.0, "peak_logit": 2.0, "least_share": 0.001}
 `least_share` of the frame."""
 
 
-def rate(done: float) -> float:
-    """Return the factor on the learning rate when a share of the training is done."""
-    return min(1.0, (done + 0.1 * WARM_UP) / WARM_UP) * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-3
+def rate(epoch: int) -> float:
+    """Return the factor on the learning rate; every cycle starts at half the rate of the one before."""
+    height = 1.0
+    for epochs in CYCLES[:-1]:
+        if epoch < epochs:
+            break
+        epoch, height = epoch - epochs, height / 2
+    else:
+        epochs = CYCLES[-1]
+    done = epoch / epochs
+    rise = min(1.0, (done + 0.1 * WARM_UP) / WARM_UP)
+    return height * (rise * (0.5 + 0.5 * math.cos(math.pi * done)) + 1e-3)
 
 
 def train(
@@ -161,7 +172,7 @@ def make(data: Path, out: Path, *, epochs: int, checkpoint: Path | None = None) 
         },
         "outputs": ["logits"],
         "decision": DECISION,
-        "preprocessing": {"resize": "the whole frame, by area"},
+        "preprocessing": {"resize": RESIZE},
         "quantisation": {
             "recipe": "static QDQ, min-max; U8 affine activations, S8 symmetric weights per output channel; "
             "last layer in float",
@@ -212,7 +223,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of frames and masks")
     parser.add_argument("--out", type=Path, required=True, help="folder that the package is written to")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="epochs of training")
+    parser.add_argument("--epochs", type=int, default=sum(CYCLES), help="epochs of training")
     parser.add_argument("--checkpoint", type=Path, help="file that an interrupted training goes on from")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch; they change the last bits")
     arguments = parser.parse_args()

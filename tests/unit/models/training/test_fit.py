@@ -12,7 +12,7 @@ import torch
 
 from models.training.fit import Batch, Epoch, Schedule, TrainingError, fit
 
-SCHEDULE = Schedule(epochs=4, rate=lambda done: 1 - done, seed=5)
+SCHEDULE = Schedule(epochs=4, rate=lambda epoch: 1 - epoch / 4, seed=5)
 
 
 class StoppedError(Exception):
@@ -98,7 +98,9 @@ def test_each_parameter_group_keeps_its_own_rate() -> None:
         {"params": model[3].parameters(), "lr": 1e-4, "weight_decay": 0.0},
     ]
     optimiser = torch.optim.SGD(groups)
-    fit(model, load, objective=squared, optimiser=optimiser, schedule=Schedule(2, lambda done: 1 - done))
+    fit(
+        model, load, objective=squared, optimiser=optimiser, schedule=Schedule(2, lambda epoch: 1 - epoch / 2)
+    )
     assert [group["lr"] for group in optimiser.param_groups] == [0.5e-2, 0.5e-4]
 
 
