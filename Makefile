@@ -42,7 +42,8 @@ $(VENV)/.core: pyproject.toml constraints.txt | prerequisites
 
 $(VENV)/.test: $(VENV)/.core
 	@echo "installing what the tests need"
-	@$(INSTALL) --editable '.[test,postgres,video,reference]'
+	@$(INSTALL) --editable '.[test,postgres,video,reference,train]'
+	@$(INSTALL) --no-deps simple-lama-inpainting==0.1.2
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.core
@@ -108,20 +109,19 @@ coverage: $(VENV)/.test peers ## run the tests and show the lines that none of t
 
 .PHONY: reference-model
 reference-model: $(VENV)/.test ## build models/reference anew from ../shared/data
-	$(BIN)/python -m models.make_reference
-
-$(VENV)/.train: $(VENV)/.core
-	@echo "installing what training needs"
-	@$(INSTALL) --editable '.[train]'
-	@touch $@
+	$(BIN)/python -m models.make_reference --data ../shared/data --out models/reference
 
 .PHONY: instrument-model
-instrument-model: $(VENV)/.train ## train pipeline/instruments anew from ../shared/data (half an hour)
+instrument-model: $(VENV)/.test ## train pipeline/instruments anew from ../shared/data (half an hour)
 	$(BIN)/python -m models.training.instruments --data ../shared/data --out pipeline/instruments
 
 .PHONY: docs
 docs: $(VENV)/.check ## write docs/settings.md and docs/dependencies-licences.md
 	$(BIN)/python docs/generate.py
+
+.PHONY: leak-study
+leak-study: $(VENV)/.test ## measure what artefacts alone tell of the label, before and after the cleaning
+	$(BIN)/python tests/studies/artefact_leak.py --data ../shared/data --out docs/results/artefact-leak.json
 
 # Of pip's report: what it would install, without the "+cpu" and the like that one index adds.
 LIST_VERSIONS := import json, sys; [print(each["name"], each["version"].split("+")[0], sep="==") \

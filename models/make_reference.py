@@ -12,6 +12,8 @@ import csv
 import hashlib
 import json
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,11 @@ from models.figures import Flags, Floats, bag_figures, frame_figures, patient_la
 from models.graph import SCALE, ZERO_POINT, batches, build_trunk, embed, normalise, quantise, set_head
 from models.package import MANIFEST, MODEL
 from models.patient import DECISION, calibrate
-from pipeline.adapters.rapid_text import RapidText
 from pipeline.clean.cleaner import Cleaner
 from pipeline.clean.crop import VIEW_SIDE
 from pipeline.clean.recipe import DEFAULT
-from pipeline.frame import CleanFrame, Frame, FrameSource
+from pipeline.frame import CleanFrame, Frame, FrameSource, RejectedFrame
+from pipeline.tools import open_cleaner
 
 CARD = "MODEL_CARD.md"
 WEIGHTS = "weights/mobilenet_v2_imagenet_dequant_fp32.onnx"
@@ -126,16 +128,21 @@ def load_frames(data: Path, cleaner: Cleaner) -> Frames:
     digest = hashlib.sha256(table.read_bytes())
     with table.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
+
+    def clean(row: dict[str, str]) -> tuple[bytes, CleanFrame | RejectedFrame]:
+        content = (data / row["path"]).read_bytes()
+        pixels = simplejpeg.decode_jpeg(content, colorspace="RGB")
+        frame = Frame(pixels=pixels, source=FrameSource(row["path"], 1))
+        return hashlib.sha256(content).digest(), cleaner.clean(frame)
+
     kept: list[dict[str, str]] = []
     views: list[NDArray[np.uint8]] = []
-    for row in rows:
-        content = (data / row["path"]).read_bytes()
-        digest.update(hashlib.sha256(content).digest())
-        pixels = simplejpeg.decode_jpeg(content, colorspace="RGB")
-        cleaned = cleaner.clean(Frame(pixels=pixels, source=FrameSource(row["path"], 1)))
-        if isinstance(cleaned, CleanFrame):
-            kept.append(row)
-            views.append(cleaned.view)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for row, (of_file, cleaned) in zip(rows, pool.map(clean, rows), strict=True):
+            digest.update(of_file)
+            if isinstance(cleaned, CleanFrame):
+                kept.append(row)
+                views.append(cleaned.view)
     return Frames(
         views=np.stack(views),
         labels=np.array([LABELS[row["label"]] for row in kept]),
@@ -222,7 +229,7 @@ def measure(frames: Frames, trunk: onnx.ModelProto, floats: Floats, penalty: flo
 
 def make(data: Path, out: Path) -> None:
     """Write ``model.onnx``, ``MODEL_CARD.md`` and ``model.json`` to `out`; same data, same bytes."""
-    frames = load_frames(data, Cleaner(RapidText()))
+    frames = load_frames(data, open_cleaner(DEFAULT))
     trunk = build_trunk(data / WEIGHTS)
     floats = embed(trunk, map(normalise, batches(frames.views)))
     chosen = calibration_views(frames.views)

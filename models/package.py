@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from models.errors import PackageError
 from pipeline.clean.crop import VIEW_SIDE
-from pipeline.clean.recipe import DEFAULT
+from pipeline.clean.recipe import DEFAULT, Recipe
 from pipeline.network_package import (
     MANIFEST,
     MODEL,
@@ -79,8 +79,10 @@ class Package:
             raise PackageError(str(error)) from error
 
 
-def load_package(folder: Path | None) -> Package:
+def load_package(folder: Path | None, recipe: Recipe = DEFAULT) -> Package:
     """Read and check the package in `folder`; None means the reference package that ships.
+
+    It must have been made with frames cleaned by the recipe that it is to be used with.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def load_package(folder: Path | None) -> Package:
     """
     folder = REFERENCE if folder is None else folder
     try:
-        opened = open_network_package(folder, rules=_RULES, defaults=_DEFAULTS)
+        opened = open_network_package(folder, rules={**_RULES, **_made_with(recipe)}, defaults=_DEFAULTS)
     except NetworkPackageError as error:
         raise PackageError(str(error)) from error
     manifest = opened.manifest
@@ -131,8 +133,13 @@ _RULES: Rules = {
     "vote_mode": (lambda value: value in ("probabilities", "votes"), "'probabilities' or 'votes'"),
     "calibration.temperature": (_is_number(1 / _LARGEST, _LARGEST), "a positive number"),
     "calibration.offset": (_is_number(-_LARGEST, _LARGEST), "a number"),
-    "preprocessing.recipe_digest": (
-        lambda value: value == DEFAULT.digest,
-        f"{DEFAULT.digest}, the digest of this version's cleaning recipe,",
-    ),
 }
+
+
+def _made_with(recipe: Recipe) -> Rules:
+    return {
+        "preprocessing.recipe_digest": (
+            lambda value: value == recipe.digest,
+            f"{recipe.digest}, the digest of the cleaning recipe in use,",
+        )
+    }

@@ -13,6 +13,8 @@ from models.errors import PackageError
 from models.package import load_package
 from node.errors import NodeError
 from node.settings import Settings
+from pipeline.clean.recipe import load_recipe
+from pipeline.errors import PipelineError
 
 SCHEMA_ADVICE = {
     "empty": "no tables yet; they are made at the first start",
@@ -60,8 +62,8 @@ def _check_schema(settings: Settings) -> Finding:
 
 def _check_model(settings: Settings) -> Finding:
     try:
-        package = load_package(settings.model_dir)
-    except PackageError as error:
+        package = load_package(settings.model_dir, load_recipe(settings.recipe))
+    except (PackageError, PipelineError) as error:
         return Finding("model", is_ok=False, text=str(error))
     return Finding(
         "model", is_ok=True, text=f"{package.name} {package.version}, digest {package.digest[:12]}"

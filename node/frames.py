@@ -1,11 +1,14 @@
 """Decode, clean and score the frames of an exam on all cores, in bounded memory and a fixed order."""
 
 import os
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate, islice
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +22,23 @@ from node.results.gate import Gated, pass_gate
 from node.results.page import HALF, PANEL_ROWS
 from node.settings import Settings
 from pipeline.adapters.rapid_text import RapidText
-from pipeline.clean.cleaner import Cleaner
+from pipeline.clean.layout import Layout, sampled
+from pipeline.clean.near_duplicates import Fingerprint, fingerprint
+from pipeline.clean.recipe import Recipe
 from pipeline.clean.view import synthetic_share
 from pipeline.decode import count_frames, decode, decode_frames
 from pipeline.errors import DecodeError
-from pipeline.frame import Box, CleanFrame, LedgerEntry, RejectedFrame
+from pipeline.frame import Box, CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
+from pipeline.tools import open_cleaner
 
 BATCH = 8
 """Frames a thread decodes and scores at a time: the fastest schedule measured on two cores."""
+
+LEARNED_FROM_BYTES = 96 * 2**20
+"""Of pixels, at most, that an exam's layouts are learned from: 15 frames of 1920x1080."""
+
+LEARNED_FROM_VIDEO = 4
+"""First frames of a video that its layouts are learned from."""
 
 MOST_SYNTHETIC = 0.25
 """Share of a frame's activation on filled pixels above which it does not vote. Real instrument masks, moved
@@ -61,6 +73,8 @@ class FrameReading:
         ``(classes, h, w)`` float32 class activations over `view_box`, where the network gives them.
     synthetic_share
         Share of the mass of the predicted class's activations that lies on filled pixels; None without.
+    fingerprint
+        Of the view, by which near-duplicates are known.
     """
 
     instance_id: int
@@ -71,25 +85,27 @@ class FrameReading:
     prediction: FramePrediction | None = None
     cam: NDArray[np.float32] | None = None
     synthetic_share: float | None = None
+    fingerprint: Fingerprint | None = None
     view_box: Box | None = None
     content_area: Box | None = None
 
 
 Task = Callable[[], list[FrameReading]]
+Counted = tuple[StoredImage, int | DecodeError | None]
 
 
 class FrameReader:
-    """Reads frames with one package, on a pool of threads that share its networks."""
+    """Reads frames with one package and one recipe, on a pool of threads that share their networks."""
 
-    def __init__(self, package: Package, settings: Settings) -> None:
+    def __init__(self, package: Package, recipe: Recipe, settings: Settings) -> None:
         self.package = package
+        self.recipe_digest = recipe.digest
         self._settings = settings
         self._threads = settings.worker_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
-        self._detector = RapidText(threads=1)
-        self._cleaner = Cleaner(self._detector)
+        self._cleaner = open_cleaner(recipe)
+        self._detector = self._cleaner.tools.text or RapidText()  # the gate's, whatever the recipe leaves out
         self._classifier = Classifier(package, threads=1)
-        self.recipe_digest = self._cleaner.recipe_digest
 
     def close(self) -> None:
         """Stop the threads; frames under way are finished."""
@@ -102,7 +118,9 @@ class FrameReader:
         """
         readings: list[FrameReading] = []
         pending: deque[Future[list[FrameReading]]] = deque()
-        for task in self._tasks(images):
+        counted = [(image, self._count(image)) for image in images]
+        layouts = self._learn(counted)
+        for task in self._tasks(counted, layouts):
             pending.append(self._pool.submit(task))
             if len(pending) > 2 * self._threads:
                 readings += pending.popleft().result()
@@ -119,17 +137,43 @@ class FrameReader:
         (original,) = decode_frames(path, [number], max_frame_pixels=self._settings.max_frame_pixels)
         return pass_gate(original.pixels, self._detector, shown=(PANEL_ROWS, HALF))
 
-    def _tasks(self, images: Sequence[StoredImage]) -> Iterator[Task]:
+    def _count(self, image: StoredImage) -> int | DecodeError | None:
+        """Return how many frames a still has, or why that cannot be told; None stands for a video."""
+        if image.transfer_syntax_uid in MPEGTransferSyntaxes:
+            return None
+        try:
+            return count_frames(image.path, max_frame_pixels=self._settings.max_frame_pixels)
+        except DecodeError as error:
+            return error
+
+    def _learn(self, counted: Sequence[Counted]) -> tuple[Layout, ...]:
+        """Return the layouts of an exam's stills, whatever the order that they are given in."""
+        stills = [(image, count) for image, count in counted if isinstance(count, int)]
+        stills.sort(key=lambda still: still[0].sop_instance_uid)
+        ends = list(accumulate(count for _, count in stills))
+        samples: list[Pixels] = []
+        for place in sampled(ends[-1] if ends else 0):
+            at = bisect_right(ends, place)
+            image, count = stills[at]
+            number = place - (ends[at] - count) + 1
+            with suppress(DecodeError):  # told where the frame is read
+                samples += [frame.pixels for frame in self._decoded(image, [number])]
+            if sum(pixels.nbytes for pixels in samples) > LEARNED_FROM_BYTES:
+                break
+        return self._cleaner.learn(samples, spread=self._pool.map)
+
+    def _decoded(self, image: StoredImage, numbers: Sequence[int]) -> Iterator[Frame]:
+        return decode_frames(image.path, numbers, max_frame_pixels=self._settings.max_frame_pixels)
+
+    def _tasks(self, counted: Sequence[Counted], layouts: Sequence[Layout]) -> Iterator[Task]:
         batch: list[tuple[StoredImage, list[int]]] = []
         size = 0
-        for image in images:
-            if image.transfer_syntax_uid in MPEGTransferSyntaxes:
+        for image, count in counted:
+            if count is None:
                 yield partial(self._read_video, image)
                 continue
-            try:
-                count = count_frames(image.path, max_frame_pixels=self._settings.max_frame_pixels)
-            except DecodeError as error:
-                yield partial(list, [_undecodable(image, 0, error)])
+            if isinstance(count, DecodeError):
+                yield partial(list, [_undecodable(image, 0, count)])
                 continue
             numbers = list(range(1, count + 1))
             while numbers:
@@ -137,40 +181,47 @@ class FrameReader:
                 batch.append((image, part))
                 size += len(part)
                 if size == BATCH:
-                    yield partial(self._read_batch, batch)
+                    yield partial(self._read_batch, batch, layouts)
                     batch, size = [], 0
         if batch:
-            yield partial(self._read_batch, batch)
+            yield partial(self._read_batch, batch, layouts)
 
-    def _read_batch(self, parts: Sequence[tuple[StoredImage, list[int]]]) -> list[FrameReading]:
+    def _read_batch(
+        self, parts: Sequence[tuple[StoredImage, list[int]]], layouts: Sequence[Layout]
+    ) -> list[FrameReading]:
         cleaned: list[tuple[StoredImage, CleanFrame | RejectedFrame] | FrameReading] = []
-        limit = self._settings.max_frame_pixels
         for image, numbers in parts:
             left = list(numbers)
             try:
-                for frame in decode_frames(image.path, numbers, max_frame_pixels=limit):
-                    cleaned.append((image, self._cleaner.clean(frame)))
+                for frame in self._decoded(image, numbers):
+                    cleaned.append((image, self._cleaner.clean(frame, layouts)))
                     left.pop(0)
             except DecodeError as error:
                 cleaned += [_undecodable(image, number, error) for number in left]
         return self._score(cleaned)
 
     def _read_video(self, image: StoredImage) -> list[FrameReading]:
+        frames = decode(
+            image.path,
+            max_frame_pixels=self._settings.max_frame_pixels,
+            video_frames_per_second=self._settings.video_frames_per_second,
+        )
         readings: list[FrameReading] = []
-        cleaned: list[tuple[StoredImage, CleanFrame | RejectedFrame] | FrameReading] = []
-        try:
-            for frame in decode(
-                image.path,
-                max_frame_pixels=self._settings.max_frame_pixels,
-                video_frames_per_second=self._settings.video_frames_per_second,
-            ):
-                cleaned.append((image, self._cleaner.clean(frame)))
-                if len(cleaned) == BATCH:
-                    readings += self._score(cleaned)
-                    cleaned = []
-        except DecodeError as error:
-            cleaned.append(_undecodable(image, 0, error))
-        return readings + self._score(cleaned)
+        broken: list[FrameReading] = []
+        waiting: list[Frame] = []
+        layouts: tuple[Layout, ...] | None = None
+        while not broken:
+            try:
+                waiting = []
+                for frame in islice(frames, LEARNED_FROM_VIDEO):
+                    waiting.append(frame)
+            except DecodeError as error:
+                broken = [_undecodable(image, 0, error)]
+            if not waiting:
+                break
+            layouts = self._cleaner.learn([each.pixels for each in waiting]) if layouts is None else layouts
+            readings += self._score([(image, self._cleaner.clean(each, layouts)) for each in waiting])
+        return readings + broken
 
     def _score(
         self, cleaned: Sequence[tuple[StoredImage, CleanFrame | RejectedFrame] | FrameReading]
@@ -202,6 +253,7 @@ class FrameReader:
                     prediction=prediction,
                     cam=cam,
                     synthetic_share=share,
+                    fingerprint=fingerprint(frame.view),
                     view_box=frame.view_box,
                     content_area=frame.content_area,
                 )

@@ -22,6 +22,7 @@ from node.files import StoredFile
 from node.frames import FrameReading
 from node.house import Node
 from node.results.report import EncodedObject, EvidencePanel
+from pipeline.clean.near_duplicates import duplicate_groups
 
 
 def register_package(session: Session, package: Package, now: dt.datetime) -> None:
@@ -44,6 +45,8 @@ def write_frames(
 ) -> dict[tuple[int, int], int]:
     """Write one row a frame; return the row id of each (instance id, frame number)."""
     session.execute(delete(FrameRow).where(FrameRow.exam_id == exam.id))
+    seen = [frame.fingerprint for frame in frames if frame.fingerprint is not None]
+    groups = iter(duplicate_groups(seen))
     rows = [
         FrameRow(
             exam_id=exam.id,
@@ -57,6 +60,7 @@ def write_frames(
             probability=frame.prediction.probability if frame.prediction else None,
             confidence=frame.prediction.confidence if frame.prediction else None,
             synthetic_share=frame.synthetic_share,
+            duplicate_group=None if frame.fingerprint is None else next(groups),
         )
         for frame in frames
     ]

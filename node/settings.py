@@ -186,6 +186,11 @@ class Settings(BaseSettings):
     model_dir: Path | None = Field(
         default=None, description="Folder of the model package; empty: the reference package that ships."
     )
+    recipe: Path | None = Field(
+        default=None,
+        description="TOML file of the cleaning recipe, which the model package must have been made with; "
+        "empty: the default.",
+    )
     peers: tuple[Peer, ...] = Field(default=(), description="The remote AEs we know; all others are refused.")
     quiet_time_s: float = Field(
         default=30,
@@ -263,7 +268,7 @@ class Settings(BaseSettings):
     _check_ae_title = field_validator("ae_title")(_ae_title)
     _check_timezone = field_validator("timezone")(_time_zone)
 
-    @field_validator("model_dir", mode="before")
+    @field_validator("model_dir", "recipe", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None

@@ -24,6 +24,7 @@ from node.house import Node
 from node.purge import purge_delivered
 from node.reading import read_exam
 from node.records import fail_exam
+from pipeline.clean.recipe import load_recipe
 from pipeline.errors import PipelineError
 
 log = structlog.get_logger()
@@ -44,7 +45,9 @@ class Worker:
         cv2.setNumThreads(1)
         warnings.filterwarnings("ignore", module=r"pydicom\b")  # they quote header values, names and all
         self._node = node
-        self._reader = FrameReader(load_package(node.settings.model_dir), node.settings)
+        recipe = load_recipe(node.settings.recipe)
+        package = load_package(node.settings.model_dir, recipe)
+        self._reader = FrameReader(package, recipe, node.settings)
         self._stopping = threading.Event()
         self._purger = threading.Thread(target=self._purge, name="purger", daemon=True)
         if not isinstance(node.jobs, DbosJobs):

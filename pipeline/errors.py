@@ -11,3 +11,7 @@ class DecodeError(PipelineError):
 
 class DetectorError(PipelineError):
     """The text detector's network is missing or is not the one that was measured."""
+
+
+class RecipeError(PipelineError):
+    """A recipe cannot be read, or names what is not there."""

@@ -124,9 +124,10 @@ class RejectedFrame:
     Attributes
     ----------
     reason
-        Machine value, such as ``blurred``, ``solid_colour``, ``saturated``, ``too_dark``, ``no_content``.
+        Machine value, ``no_content``, or one of `pipeline.clean.quality`.
     """
 
     source: FrameSource
     reason: str
     ledger: tuple[LedgerEntry, ...] = ()
+    content_area: Box | None = None

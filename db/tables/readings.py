@@ -27,7 +27,8 @@ class FrameRow(Base):
     `frame_number` is 1-based within the source instance (PS3.3 C.7.6.6); 0 stands for an instance that could
     not be decoded at all. `probability` is the positive class's after calibration. A frame that was read and
     has a `reason` did not vote for it. `synthetic_share` is the share, 0-1, of the activation of `label` that
-    lies on filled pixels; null where the network gives no activations.
+    lies on filled pixels; null where the network gives no activations. Kept frames of one exam with the same
+    `duplicate_group` show nearly the same.
     """
 
     __tablename__ = "frames"
@@ -45,6 +46,7 @@ class FrameRow(Base):
     probability: Mapped[float | None] = mapped_column(Float)
     confidence: Mapped[float | None] = mapped_column(Float)
     synthetic_share: Mapped[float | None] = mapped_column(Float)
+    duplicate_group: Mapped[int | None] = mapped_column(Integer)
 
 
 class PredictionRow(Base):

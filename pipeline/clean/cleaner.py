@@ -1,64 +1,129 @@
 """Clean a frame: the steps in their order, each entered in the frame's ledger."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypedDict, Unpack
 
-from pipeline.clean.content_area import find_content_area
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.clean.content_area import ContentArea, find_content_area
 from pipeline.clean.crop import crop_view, view_box
-from pipeline.clean.fill import fill
+from pipeline.clean.fill import Inpainter, fill, telea
+from pipeline.clean.instruments import InstrumentDetector
+from pipeline.clean.known_text import confirms
+from pipeline.clean.layout import Layout, Spread, is_of, learn_layouts
 from pipeline.clean.quality import refusal
 from pipeline.clean.recipe import DEFAULT, Recipe
 from pipeline.clean.text import TextDetector, text_mask
-from pipeline.frame import CleanFrame, Frame, LedgerEntry, RejectedFrame
+from pipeline.frame import CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
+
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tools:
+    """What the steps of a recipe work with; one is absent where its step is.
+
+    One may be shared by threads where it says so itself.
+    """
+
+    text: TextDetector | None = None
+    instruments: InstrumentDetector | None = None
+    inpainter: Inpainter = telea
 
 
 class Cleaner:
     """Frame in, clean frame or rejection out; it keeps nothing between frames.
 
-    One cleaner may be shared by threads where its detector may. The process, not the cleaner, decides on
+    One cleaner may be shared by threads where its tools may. The process, not the cleaner, decides on
     OpenCV's own threads: a process that runs one worker thread a core calls ``cv2.setNumThreads(1)`` first.
     """
 
-    def __init__(self, detector: TextDetector, recipe: Recipe = DEFAULT) -> None:
-        self._detector = detector
-        self._recipe = recipe
-        self.recipe_digest = recipe.digest
+    def __init__(self, tools: Tools, recipe: Recipe = DEFAULT) -> None:
+        for step in ("text", "instruments"):
+            if (step in recipe.steps) != (getattr(tools, step) is not None):
+                raise ValueError(
+                    f"tools: one for {step} was expected where the recipe has that step, only there"
+                )
+        self.tools = tools
+        self.recipe = recipe
 
-    def clean(self, frame: Frame) -> CleanFrame | RejectedFrame:
-        """Return the frame fit to be read, or why it is not; the ledger tells each step."""
-        ledger = _Ledger()
-        area = find_content_area(frame.pixels)
-        if area is None:
-            ledger.enter("content_area", "rejected", reason="no_content")
-            return RejectedFrame(frame.source, "no_content", tuple(ledger.entries))
-        ledger.enter("content_area", "passed", mask_area=int(area.mask.sum()))
-        reason = refusal(frame.pixels, area, self._recipe.quality)
-        if reason is not None:
-            ledger.enter("quality", "rejected", reason=reason)
-            return RejectedFrame(frame.source, reason, tuple(ledger.entries))
-        ledger.enter("quality", "passed")
-        rows, columns = area.mask.shape
-        text = text_mask(self._detector(frame.pixels), rows=rows, columns=columns)
-        ledger.enter("text", "passed", mask_area=int(text.sum()))
-        filled, hole = fill(frame.pixels, text, area.mask)
-        changed = int((filled[hole] != frame.pixels[hole]).any(axis=-1).sum())
-        ledger.enter(
-            "fill", "changed" if changed else "passed", mask_area=int(hole.sum()), pixels_changed=changed
-        )
-        view = crop_view(filled, area.box, side=self._recipe.view_side)
-        ledger.enter("crop", "changed")
+    def learn(self, samples: Sequence[Pixels], *, spread: Spread = map) -> tuple[Layout, ...]:
+        """Return what stands still in an exam, from its sampled RGB frames (`pipeline.clean.layout`)."""
+        if "content_area" not in self.recipe.steps:
+            return ()
+        return learn_layouts(samples, self.tools.text, spread=spread)
+
+    def clean(self, frame: Frame, layouts: Sequence[Layout] = ()) -> CleanFrame | RejectedFrame:
+        """Return the frame fit to be read, or why it is not; the ledger tells each step.
+
+        Of the exam's `layouts` that which the frame is found to have spares it the full search.
+        """
+        ledger, steps, pixels = _Ledger(), self.recipe.steps, frame.pixels
+        layout = next((layout for layout in layouts if is_of(pixels, layout.area)), None)
+        area: ContentArea | None = layout.area if layout else None
+        if "content_area" not in steps:
+            area = ContentArea((0, 0, pixels.shape[1], pixels.shape[0]), np.ones(pixels.shape[:2], np.bool_))
+        else:
+            area = area or find_content_area(pixels)
+            if area is None:
+                ledger.enter("content_area", "rejected", reason="no_content")
+                return RejectedFrame(frame.source, "no_content", tuple(ledger.entries))
+            known = "known_layout" if layout else None
+            ledger.enter("content_area", "passed", reason=known, mask_area=int(np.count_nonzero(area.mask)))
+        if "quality" in steps:
+            reason = refusal(pixels, area, self.recipe.quality)
+            if reason is not None:
+                ledger.enter("quality", "rejected", reason=reason)
+                return RejectedFrame(frame.source, reason, tuple(ledger.entries), area.box)
+            ledger.enter("quality", "passed")
+        hole = self._find(pixels, area, layout, ledger)
+        filled = pixels
+        if "fill" in steps:
+            filled, hole = fill(pixels, hole, area.mask, inpainter=self.tools.inpainter)
+            red, green, blue = cv2.split(cv2.absdiff(filled, pixels))
+            changed = cv2.countNonZero(cv2.bitwise_or(cv2.bitwise_or(red, green), blue))
+            ledger.enter(
+                "fill", "changed" if changed else "passed",
+                mask_area=int(np.count_nonzero(hole)), pixels_changed=changed,
+            )  # fmt: skip
+        view, seen = filled, (0, 0, pixels.shape[1], pixels.shape[0])
+        if "crop" in steps:
+            view, seen = crop_view(filled, area.box, side=self.recipe.view_side), view_box(area.box)
+            ledger.enter("crop", "changed")
         return CleanFrame(
             source=frame.source,
             view=view,
-            view_box=view_box(area.box),
+            view_box=seen,
             content_area=area.box,
-            synthetic=hole,
+            synthetic=hole if "fill" in steps else np.zeros_like(hole),
             ledger=tuple(ledger.entries),
         )
 
+    def _find(self, pixels: Pixels, area: ContentArea, layout: Layout | None, ledger: "_Ledger") -> Mask:
+        """Return the union of what is to go: text and instruments."""
+        rows, columns = pixels.shape[:2]
+        hole = np.zeros((rows, columns), np.bool_)
+        if self.tools.text is not None:
+            known = layout.text if layout else None
+            if known is not None and confirms(known, pixels, area):
+                text, reason = known.mask, "known_text"
+            else:
+                text, reason = text_mask(self.tools.text(pixels), rows=rows, columns=columns), None
+            ledger.enter("text", "passed", reason=reason, mask_area=int(np.count_nonzero(text)))
+            hole |= text
+        if self.tools.instruments is not None:
+            instruments = self.tools.instruments(pixels) & area.mask
+            ledger.enter("instruments", "passed", mask_area=int(np.count_nonzero(instruments)))
+            hole |= instruments
+        return hole
+
 
 class _Figures(TypedDict, total=False):
-    reason: str
+    reason: str | None
     mask_area: int
     pixels_changed: int
 

@@ -53,7 +53,10 @@ def fill(
     *,
     inpainter: Inpainter = telea,
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Return the frame with ``mask & content`` filled, and that hole.
+    """Return the frame with the mask filled, and what of it was.
+
+    Inside the content it is painted over from what surrounds it there; outside, where text stands on the
+    border, it takes the border's median colour.
 
     Whatever the inpainter does, every other pixel is identical and the input stays as it was; with an empty
     hole the frame itself comes back.
@@ -63,8 +66,8 @@ def fill(
     pixels
         ``(rows, columns, 3)`` uint8 RGB.
     mask, content
-        ``(rows, columns)`` bool: what is to go, and where the endoscopic image is. The border is
-        neither filled nor a source of colour.
+        ``(rows, columns)`` bool: what is to go, and where the endoscopic image is. Neither is a source of
+        colour for the other side of its edge.
     inpainter
         What paints the hole.
 
@@ -73,17 +76,23 @@ def fill(
     InpainterError
         The inpainter gave back something else than a frame of the same size.
     """
-    hole = mask & content
-    if not hole.any() or not (content & ~hole).any():
-        return pixels, np.zeros_like(hole)
-    painted = inpainter(pixels, hole | _border_beside(hole, content))
-    if painted.shape != pixels.shape or painted.dtype != np.uint8:
-        raise InpainterError(
-            f"inpainter: {pixels.shape} uint8 was expected, {painted.shape} {painted.dtype} was given back"
-        )
+    hole, beyond = mask & content, mask & ~content
+    if not (content & ~hole).any():
+        hole = np.zeros_like(hole)
+    if not (hole | beyond).any():
+        return pixels, hole
     filled = pixels.copy()
-    filled[hole] = painted[hole]
-    return filled, hole
+    if hole.any():
+        painted = inpainter(pixels, hole | _border_beside(hole, content))
+        if painted.shape != pixels.shape or painted.dtype != np.uint8:
+            raise InpainterError(
+                f"inpainter: {pixels.shape} uint8 was expected, {painted.shape} {painted.dtype} was found"
+            )
+        cv2.copyTo(painted, hole.view(np.uint8), filled)
+    if beyond.any():
+        border = pixels[::8, ::8][~(content | mask)[::8, ::8]]
+        filled[beyond] = np.median(border, axis=0) if len(border) else 0
+    return filled, hole | beyond
 
 
 def check_inpainter(inpainter: Inpainter, name: str) -> None:

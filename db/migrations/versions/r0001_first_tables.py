@@ -194,6 +194,7 @@ def upgrade() -> None:
         sa.Column("probability", sa.Float(), nullable=True),
         sa.Column("confidence", sa.Float(), nullable=True),
         sa.Column("synthetic_share", sa.Float(), nullable=True),
+        sa.Column("duplicate_group", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["exam_id"], ["exams.id"], name="fk_frames_exam_id_exams"),
         sa.ForeignKeyConstraint(["instance_id"], ["instances.id"], name="fk_frames_instance_id_instances"),
         sa.PrimaryKeyConstraint("id", name="pk_frames"),

@@ -83,7 +83,7 @@ VIEW = {"rows": 224, "columns": 224, "layout": "NHWC", "dtype": "uint8", "colour
         ({"input": [224, 224]}, "input.rows: "),
         ({"outputs": ["cam"]}, "outputs: 'logits'"),
         ({"outputs": ["logits", "saliency"]}, "outputs: "),
-        ({"preprocessing": {"recipe_digest": "0" * 64}}, "recipe_digest: .* this version's cleaning recipe"),
+        ({"preprocessing": {"recipe_digest": "0" * 64}}, "recipe_digest: .* the cleaning recipe in use"),
         ({"calibration": {"temperature": 0.0, "offset": 0.0}}, "calibration.temperature: "),
         ({"calibration": {"temperature": 1.0}}, "calibration.offset: "),
         ({"calibration": {"temperature": True, "offset": 0.0}}, "calibration.temperature: "),

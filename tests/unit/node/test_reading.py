@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,13 +26,14 @@ from models.package import load_package
 from models.patient import FramePrediction
 from node.demo.painting import paint_frame
 from node.demo.wrapping import wrap
-from node.frames import FrameReader, FrameReading
+from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
 from node.quarantine import move_study
 from node.reading import choose_shown, decide, read_exam
 from node.results.page import draw_pages
 from node.results.report import Report
 from node.settings import Settings
+from pipeline.clean.recipe import DEFAULT
 from pipeline.clean.text import Quad
 from pipeline.frame import FrameSource, Pixels
 from tests.unit.node.conftest import ClaimOf, Sender
@@ -42,7 +44,7 @@ STUDY = "1.2.3"
 @pytest.fixture(scope="module")
 def reader() -> Iterator[FrameReader]:
     """Return a reader with the package that ships."""
-    reader = FrameReader(load_package(None), Settings(worker_threads=2))
+    reader = FrameReader(load_package(None), DEFAULT, Settings(worker_threads=2))
     yield reader
     reader.close()
 
@@ -128,6 +130,22 @@ def test_one_damaged_image_costs_only_itself(
     assert (report.objects_unreadable, report.frames_received) == (1, 1)
     (job,) = [job for job in rows(node, JobRow) if job.kind == "deliver"]
     assert job.state == "queued"
+
+
+def test_frames_read_the_same_in_any_order(reader: FrameReader, tmp_path: Path) -> None:
+    """What is learned of an exam comes from fixed frames of it, not from those that happen to come first."""
+    images = []
+    for number in range(1, 20):
+        text = "12/03/2013" if number < 12 else "14:22:07"
+        frame = paint_frame(number, ulcers=False, instrument=False, text=text, rows=288, columns=360)
+        ds = wrap(frame, patient_id="P1", study_instance_uid=STUDY, instance_number=number)
+        path = tmp_path / f"{number}.dcm"
+        ds.save_as(path, enforce_file_format=True)
+        images.append(StoredImage(number, str(ds.SOPInstanceUID), str(ds.file_meta.TransferSyntaxUID), path))
+    there, back = reader.read(images), reader.read(images[::-1])[::-1]
+    for first, second in zip(there, back, strict=True):
+        assert first.prediction == second.prediction
+        assert [entry.mask_area for entry in first.ledger] == [entry.mask_area for entry in second.ledger]
 
 
 def read_frame(number: int, probability: float, *, reason: str | None = None) -> FrameReading:

@@ -23,8 +23,8 @@ def test_only_pixels_of_the_hole_change(
     mask[top : top + rows, left : left + columns] = True
     content[:, :content_from] = False
     filled, hole = fill(frame, mask, content)
-    assert (filled[~(mask & content)] == frame[~(mask & content)]).all()
-    assert not (hole & ~(mask & content)).any()
+    assert (filled[~hole] == frame[~hole]).all()
+    assert not (hole & ~mask).any()
     assert filled.shape == frame.shape
     assert filled.dtype == np.uint8
 
@@ -44,12 +44,16 @@ def test_black_of_the_border_does_not_flow_into_the_tissue() -> None:
     frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
     content = EVERYWHERE.copy()
     content[:, :60] = False
-    frame[:, :60] = 0
+    frame[:, :60] = 4
     mask = np.zeros((120, 160), np.bool_)
     mask[50:64, 40:90] = True
+    frame[52:62, 45:85] = 255
     filled, hole = fill(frame, mask, content)
-    assert (hole == (mask & content)).all()
-    assert filled[hole][:, 0].min() >= 170
+    assert (hole == mask).all()
+    assert filled[hole & content][:, 0].min() >= 170
+    assert (filled[mask & ~content] == 4).all(), (
+        "text on the border is gone too, and takes nothing of the tissue"
+    )
 
 
 def test_without_a_hole_the_frame_itself_comes_back(mucosa: Mucosa) -> None:

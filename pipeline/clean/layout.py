@@ -1,0 +1,72 @@
+"""What stands still through an exam, found once: its content area and its overlay text.
+
+Layouts are learned from a fixed sample of the exam's frames before the rest is cleaned, and never change
+afterwards: what becomes of a frame depends neither on the order of frames nor on threads.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from pipeline.clean.content_area import ContentArea, find_content_area, still_holds
+from pipeline.clean.known_text import KnownText, learn_text
+from pipeline.clean.text import Quad, TextDetector, text_mask
+from pipeline.frame import Pixels
+
+Spread = Callable[[TextDetector, Sequence[Pixels]], Iterable[Sequence[Quad]]]
+
+SAMPLED = 16
+"""Frames of an exam from which its layouts are learned, at most."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A size and border of frames, and the text that stands there."""
+
+    area: ContentArea
+    text: KnownText | None
+
+
+def sampled(count: int) -> list[int]:
+    """Return the 0-based places, evenly spaced, of the frames that layouts are learned from.
+
+    >>> sampled(3)
+    [0, 1, 2]
+    >>> sampled(1000)[:4]
+    [31, 93, 156, 218]
+    """
+    return sorted({(2 * place + 1) * count // (2 * SAMPLED) for place in range(SAMPLED)}) if count else []
+
+
+def learn_layouts(
+    samples: Sequence[Pixels], detector: TextDetector | None, *, spread: Spread = map
+) -> tuple[Layout, ...]:
+    """Return the layouts that the sampled RGB frames show; text is looked for fully on each of them.
+
+    That is the greater part of the work: `spread` may be the `map` of a pool of threads.
+    """
+    groups: list[tuple[ContentArea, list[Pixels]]] = []
+    for pixels in samples:
+        for area, members in groups:
+            if is_of(pixels, area):
+                members.append(pixels)
+                break
+        else:
+            found = find_content_area(pixels)
+            if found is not None:
+                groups.append((found, [pixels]))
+    return tuple(Layout(area, _text_of(members, area, detector, spread)) for area, members in groups)
+
+
+def is_of(pixels: Pixels, area: ContentArea) -> bool:
+    """Say whether a frame has this size and content area."""
+    return pixels.shape[:2] == area.mask.shape and still_holds(area, pixels)
+
+
+def _text_of(
+    members: Sequence[Pixels], area: ContentArea, detector: TextDetector | None, spread: Spread
+) -> KnownText | None:
+    if detector is None:
+        return None
+    rows, columns = area.mask.shape
+    masks = [text_mask(quads, rows=rows, columns=columns) for quads in spread(detector, members)]
+    return learn_text(list(zip(members, masks, strict=True)), area)

@@ -1,0 +1,104 @@
+"""Layouts: what stands still through an exam is found on a few frames and trusted on the rest."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.clean.cleaner import Cleaner, Tools
+from pipeline.clean.layout import SAMPLED, sampled
+from pipeline.clean.recipe import Recipe
+from pipeline.clean.text import Quad
+from pipeline.frame import CleanFrame, Frame, FrameSource, Pixels
+from tests.unit.pipeline.conftest import Mucosa, Outline
+
+RECIPE = Recipe(steps=("content_area", "text", "fill"))
+STRINGS = ((20, 60, "12/03/2013"), (300, 500, "Zoom x1.5"))
+
+
+class SeesWhite:
+    """A detector that boxes what is white, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, pixels: Pixels) -> Sequence[Quad]:
+        """Return the rectangles round white words."""
+        self.asked += 1
+        words = cv2.dilate((pixels.min(axis=2) > 225).astype(np.uint8), np.ones((9, 25), np.uint8))
+        count, _, stats, _ = cv2.connectedComponentsWithStats(words)
+        boxes = [stats[number, :4] for number in range(1, count)]
+        return [
+            np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], np.float32) for x, y, w, h in boxes
+        ]
+
+
+@pytest.fixture
+def exam(mucosa: Mucosa, outline: Outline) -> list[Pixels]:
+    """Return 24 frames behind one octagon with the same two strings, one of them over the tissue."""
+    inside = outline("octagon", 576, 720)
+    frames = []
+    for seed in range(24):
+        frame = np.clip(np.where(inside[..., None], mucosa(576, 720, seed), 3), 0, 215).astype(np.uint8)
+        for x, y, text in STRINGS:
+            cv2.putText(frame, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (250, 250, 250), 1, cv2.LINE_AA)
+        frames.append(frame)
+    return frames
+
+
+def masks(cleaner: Cleaner, frames: Sequence[Pixels]) -> list[NDArray[np.bool_]]:
+    layouts = cleaner.learn([frames[place].copy() for place in sampled(len(frames))])
+    cleaned = [
+        cleaner.clean(Frame(f.copy(), FrameSource("1.2.3", n)), layouts) for n, f in enumerate(frames, 1)
+    ]
+    assert all(isinstance(each, CleanFrame) for each in cleaned)
+    return [each.synthetic for each in cleaned if isinstance(each, CleanFrame)]
+
+
+def test_the_sample_is_even_and_within_the_exam() -> None:
+    for count in (0, 1, 5, 16, 17, 1000):
+        places = sampled(count)
+        assert len(places) == min(count, SAMPLED)
+        assert all(0 <= place < count for place in places)
+
+
+def test_what_stands_still_is_looked_for_on_the_sample_only(exam: list[Pixels]) -> None:
+    detector = SeesWhite()
+    found = masks(Cleaner(Tools(text=detector), RECIPE), exam)
+    assert detector.asked == SAMPLED
+    assert all(mask[45:62, 22:130].mean() > 0.9 and mask[485:502, 302:400].mean() > 0.9 for mask in found)
+
+
+def test_a_frame_with_other_text_is_searched_itself(exam: list[Pixels]) -> None:
+    """A name that appears once must not slip through because the rest of its exam has none there."""
+    cv2.putText(exam[7], "MIRA OSTROVAN", (320, 250), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (250, 250, 250), 2)
+    exam[11][485:505, 298:420] = exam[11][445:465, 298:420]  # and one text was switched off
+    found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), exam)
+    assert found[7][235:250, 325:480].mean() > 0.9
+    assert not found[11][485:505, 298:420].any()
+    assert found[12][485:502, 302:400].mean() > 0.9
+
+
+def test_what_becomes_of_a_frame_does_not_depend_on_the_order(exam: list[Pixels]) -> None:
+    cleaner = Cleaner(Tools(text=SeesWhite()), RECIPE)
+    layouts = cleaner.learn([exam[place].copy() for place in sampled(len(exam))])
+    frames = [Frame(pixels.copy(), FrameSource("1.2.3", number)) for number, pixels in enumerate(exam, 1)]
+    there = [cleaner.clean(frame, layouts) for frame in frames]
+    back = [cleaner.clean(frame, layouts) for frame in reversed(frames)][::-1]
+    for first, second in zip(there, back, strict=True):
+        assert isinstance(first, CleanFrame)
+        assert isinstance(second, CleanFrame)
+        assert (first.view == second.view).all()
+
+
+def test_two_borders_in_one_exam_are_two_layouts(exam: list[Pixels], mucosa: Mucosa) -> None:
+    full = [np.clip(mucosa(576, 720, 100 + seed), 0, 215).astype(np.uint8) for seed in range(12)]
+    cleaner = Cleaner(Tools(text=SeesWhite()), RECIPE)
+    layouts = cleaner.learn(exam[:6] + full[:6])
+    assert len(layouts) == 2
+    cleaned = [cleaner.clean(Frame(f.copy(), FrameSource("1.2.3", 1)), layouts) for f in (exam[8], full[8])]
+    boxes = [each.content_area for each in cleaned]
+    assert boxes[1] == (0, 0, 720, 576)
+    assert boxes[0] != boxes[1]
