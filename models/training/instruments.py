@@ -53,7 +53,7 @@ HELD_OUT = "held_out.txt"
 """Names of the frames and masks that took no part in training, one a line."""
 
 SEED = 0
-CYCLES = (40, 16)
+CYCLES = (40, 16, 12)
 """Epochs of each cycle: in each the learning rate falls as a cosine (Loshchilov and Hutter 2017)."""
 
 RATE, WEIGHT_DECAY = 3e-3, 1e-3
@@ -63,9 +63,10 @@ WARM_UP = 0.03
 CALIBRATION_FRAMES = 128
 COMPOSITES = 400
 
-DECISION = {"logit": 0.0, "peak_logit": 2.0, "least_share": 0.001}
+DECISION = {"logit": 0.0, "peak_logit": 2.5, "least_share": 0.003}
 """A pixel is an instrument above `logit`; a piece counts if its peak reaches `peak_logit` and its area
-`least_share` of the frame."""
+`least_share` of the frame. Validation part, 196 composites of the training families and 117 plain frames:
+with a peak of 1 / 2.5 / 3.5 Dice is 0.922 / 0.916 / 0.906; 5.1 / 3.4 / 2.6 % of frames are masked above 2 %."""
 
 
 def rate(epoch: int) -> float:
