@@ -103,8 +103,9 @@ class FrameReader:
         self._settings = settings
         self._threads = settings.worker_threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
-        self._cleaner = open_cleaner(recipe)
-        self._detector = self._cleaner.tools.text or RapidText()  # the gate's, whatever the recipe leaves out
+        self._cleaner = open_cleaner(recipe, threads=self._threads)
+        # The gate has a detector, whatever the recipe leaves out.
+        self._detector = self._cleaner.tools.text or RapidText(threads=self._threads)
         self._classifier = Classifier(package, threads=1)
 
     def close(self) -> None:

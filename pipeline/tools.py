@@ -13,7 +13,12 @@ from pipeline.errors import RecipeError
 
 
 def open_cleaner(recipe: Recipe, *, threads: int = 1) -> Cleaner:
-    """Return a cleaner of the recipe whose tools are loaded and checked; threads are those within one tool.
+    """Return a cleaner of the recipe whose tools are loaded and checked; threads may share it.
+
+    Parameters
+    ----------
+    threads
+        Threads within one text detection, for which callers take turns; all else runs on the caller's own.
 
     Raises
     ------
@@ -24,8 +29,8 @@ def open_cleaner(recipe: Recipe, *, threads: int = 1) -> Cleaner:
     return Cleaner(
         Tools(
             text=_text(recipe.text, threads) if "text" in steps else None,
-            instruments=_instruments(recipe.instruments, threads) if "instruments" in steps else None,
-            inpainter=_inpainter(recipe.fill, threads) if "fill" in steps else telea,
+            instruments=_instruments(recipe.instruments) if "instruments" in steps else None,
+            inpainter=_inpainter(recipe.fill) if "fill" in steps else telea,
         ),
         recipe,
     )
@@ -39,7 +44,7 @@ def _text(choice: TextChoice, threads: int) -> TextDetector:
     return KerasOcrText(_named(choice.python, "text.python"), _named(choice.weights, "text.weights"))
 
 
-def _instruments(choice: InstrumentChoice, threads: int) -> InstrumentDetector:
+def _instruments(choice: InstrumentChoice) -> InstrumentDetector:
     if choice.detector == "detectron2":
         from pipeline.adapters.detectron2 import load_detectron2  # an optional tool
 
@@ -47,7 +52,7 @@ def _instruments(choice: InstrumentChoice, threads: int) -> InstrumentDetector:
         return load_detectron2(
             config, _named(choice.checkpoint, "instruments.checkpoint"), sha256=choice.sha256
         )
-    network = InstrumentNetwork(threads=threads)
+    network = InstrumentNetwork()
     if choice.sha256 != network.digest:
         raise RecipeError(
             f"the recipe's instruments.sha256: {network.digest}, the network that ships, was expected, "
@@ -56,7 +61,7 @@ def _instruments(choice: InstrumentChoice, threads: int) -> InstrumentDetector:
     return network
 
 
-def _inpainter(choice: FillChoice, threads: int) -> Inpainter:
+def _inpainter(choice: FillChoice) -> Inpainter:
     if choice.method in ("telea", "navier-stokes"):
         return telea if choice.method == "telea" else navier_stokes
     model = _named(choice.model, "fill.model")
@@ -66,7 +71,7 @@ def _inpainter(choice: FillChoice, threads: int) -> Inpainter:
         return Lama(model, sha256=choice.sha256)
     from pipeline.adapters.onnx_inpainter import OnnxInpainter
 
-    return OnnxInpainter(model, sha256=choice.sha256, threads=threads)
+    return OnnxInpainter(model, sha256=choice.sha256)
 
 
 def _named(path: Path | None, setting: str) -> Path:

@@ -20,10 +20,10 @@ ROUNDS = 4
 """Times that found text is blanked; what still shows some becomes a plate. Of 40 real frames 37 need at most
 two, two three, one four; none becomes a plate."""
 
-STRIP_ROWS, STRIP_OVERLAP = 384, 64
-"""Most rows that text is looked for in at once, at source resolution, and how far strips overlap.
+STRIP_ROWS, STRIP_COLUMNS, STRIP_OVERLAP = 384, 512, 64
+"""Most rows and columns that text is looked for in at once, at source resolution, and how far parts overlap.
 
-Of 48 strings each of 9, 12 and 16 px, painted over 16 real frames, strips wholly missed, on 576 and on 1080
+The columns bound the detector's memory, which grows with what it is shown. Of 48 strings each of 9, 12 and 16 px, painted over 16 real frames, strips wholly missed, on 576 and on 1080
 rows: of 640 rows 6, 1, 0 and 2, 0, 1; of 384 none and 0, 1, 1; of 320, at more time, none and 4, 0, 1."""
 
 PLATE_LEVEL = 44
@@ -52,24 +52,28 @@ def pass_gate(pixels: Pixels, detector: TextDetector, *, shown: tuple[int, int])
     """
     everywhere = np.ones(pixels.shape[:2], np.bool_)
     gone = ~everywhere
-    strips = looks = _strips(pixels.shape[0])
+    parts = looks = [
+        (across, along)
+        for across in _parts(pixels.shape[0], STRIP_ROWS)
+        for along in _parts(pixels.shape[1], STRIP_COLUMNS)
+    ]
     for _ in range(1 + ROUNDS):
         seen, _hole = fill(pixels, gone, everywhere)
         found = _text_as_shown(seen, detector, shown)
-        for strip in looks:
-            part = np.ascontiguousarray(seen[strip])
-            found[strip] |= text_mask(detector(part), rows=part.shape[0], columns=part.shape[1])
+        for look in looks:
+            part = np.ascontiguousarray(seen[look])
+            found[look] |= text_mask(detector(part), rows=part.shape[0], columns=part.shape[1])
         if not found.any():
             return Gated(blank(pixels, gone), "blanked") if gone.any() else Gated(pixels, "clean")
         gone |= found
-        looks = [strip for strip in strips if found[strip].any()]  # the others would be found clean again
+        looks = [part for part in parts if found[part].any()]  # the others would be found clean again
     return Gated(np.full_like(pixels, PLATE_LEVEL), "plate")
 
 
-def _strips(rows: int) -> list[slice]:
-    """Return overlapping strips that cover a frame: small text is lost where a large frame is shrunk."""
-    count = 1 if rows <= STRIP_ROWS else -(-rows // (STRIP_ROWS - STRIP_OVERLAP))
-    edges = [rows * number // count for number in range(count + 1)]
+def _parts(length: int, most: int) -> list[slice]:
+    """Return overlapping parts that cover a side: small text is lost where a large frame is shrunk."""
+    count = 1 if length <= most else -(-length // (most - STRIP_OVERLAP))
+    edges = [length * number // count for number in range(count + 1)]
     reach = STRIP_OVERLAP // 2
     return [slice(max(0, first - reach), last + reach) for first, last in pairwise(edges)]
 
