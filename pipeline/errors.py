@@ -10,7 +10,7 @@ class DecodeError(PipelineError):
 
 
 class DetectorError(PipelineError):
-    """The text detector's network is missing or is not the one that was measured."""
+    """The text detector is missing, is not the one that was named, or has ended or fallen silent."""
 
 
 class RecipeError(PipelineError):

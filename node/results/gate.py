@@ -23,8 +23,9 @@ two, two three, one four; none becomes a plate."""
 STRIP_ROWS, STRIP_COLUMNS, STRIP_OVERLAP = 384, 512, 64
 """Most rows and columns that text is looked for in at once, at source resolution, and how far parts overlap.
 
-The columns bound the detector's memory, which grows with what it is shown. Of 48 strings each of 9, 12 and 16 px, painted over 16 real frames, strips wholly missed, on 576 and on 1080
-rows: of 640 rows 6, 1, 0 and 2, 0, 1; of 384 none and 0, 1, 1; of 320, at more time, none and 4, 0, 1."""
+The columns bound the detector's memory, which grows with what it is shown. Of 48 strings each of 9, 12 and
+16 px, painted over 16 real frames, strips as wide as the frame wholly missed, on 576 and on 1080 rows: of 640
+rows 6, 1, 0 and 2, 0, 1; of 384 none and 0, 1, 1; of 320, at more time, none and 4, 0, 1."""
 
 PLATE_LEVEL = 44
 """Grey of an empty plate: neither tissue nor the border's black."""

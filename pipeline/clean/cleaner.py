@@ -22,6 +22,10 @@ from pipeline.frame import CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
 
 Mask = NDArray[np.bool_]
 
+INSTRUMENT_MARGIN = 0.01
+"""Growth of an instrument's mask, as a share of the short side (6 px at 576): it sits just inside the
+outline, and a rim of metal left over would be smeared into the fill."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tools:
@@ -116,10 +120,17 @@ class Cleaner:
             ledger.enter("text", "passed", reason=reason, mask_area=int(np.count_nonzero(text)))
             hole |= text
         if self.tools.instruments is not None:
-            instruments = self.tools.instruments(pixels) & area.mask
+            instruments = _grown(self.tools.instruments(pixels)) & area.mask
             ledger.enter("instruments", "passed", mask_area=int(np.count_nonzero(instruments)))
             hole |= instruments
         return hole
+
+
+def _grown(instruments: Mask) -> Mask:
+    if not instruments.any():
+        return instruments
+    side = 2 * round(INSTRUMENT_MARGIN * min(instruments.shape)) + 1
+    return cv2.dilate(instruments.view(np.uint8), np.ones((side, side), np.uint8)).view(np.bool_)
 
 
 class _Figures(TypedDict, total=False):

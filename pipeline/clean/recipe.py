@@ -18,7 +18,7 @@ STEPS = ("content_area", "quality", "text", "instruments", "fill", "crop")
 """Every step, in the only order that works: each is a module of this package."""
 
 
-INSTRUMENT_NETWORK = "5a2501505ab16d46aa334dd3978acfd4388a6ee585919c89324607d64df8bb5c"
+INSTRUMENT_NETWORK = "8a379de8314500ad53632f29ccc5f5eab14dba91a31a5535a674fa0030b03aa8"
 """SHA-256 of the ``model.json`` in ``pipeline/instruments``."""
 
 
@@ -90,7 +90,7 @@ class Recipe:
     """
 
     version: int = 2
-    steps: tuple[str, ...] = ("content_area", "quality", "text", "fill", "crop")
+    steps: tuple[str, ...] = STEPS
     quality: QualityLimits = field(default_factory=QualityLimits)
     text: TextChoice = field(default_factory=TextChoice)
     instruments: InstrumentChoice = field(default_factory=InstrumentChoice)

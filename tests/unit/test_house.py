@@ -141,6 +141,8 @@ def test_the_import_rules_hold(copied_tree: Path) -> None:
         ("node/inbox.py", "import pynetdicom", "pynetdicom only in"),
         ("node/dicom/header.py", "import sqlalchemy", "SQLAlchemy only in"),
         ("node/reading.py", "import torch", "torch stays below"),
+        ("models/package.py", "import torch", "torch stays below"),
+        ("node/reading.py", "import models.training.fit", "nobody leans"),
     ],
 )
 def test_a_planted_import_violation_is_caught(

@@ -128,9 +128,11 @@ def test_an_instrument_is_filled_within_the_content_and_recorded(mucosa: Mucosa)
     recipe = replace(TEXT_ONLY, steps=("content_area", "instruments", "fill"))
     clean = Cleaner(Tools(instruments=instrument), recipe).clean(framed(pixels.copy()))
     assert isinstance(clean, CleanFrame)
-    assert (clean.synthetic == instrument(pixels)).all()
+    assert clean.synthetic[instrument(pixels)].all()
+    assert not clean.synthetic[:290].any()
+    assert not clean.synthetic[:, :190].any()
     assert (clean.view == pixels)[~clean.synthetic].all()
-    assert clean.ledger[1].mask_area == 100 * 40
+    assert clean.ledger[1].mask_area == clean.synthetic.sum() == 104 * 48
 
 
 @pytest.mark.data
