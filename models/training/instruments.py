@@ -65,7 +65,7 @@ COMPOSITES = 400
 
 DECISION = {"logit": 0.0, "peak_logit": 2.5, "least_share": 0.003}
 """A pixel is an instrument above `logit`; a piece counts if its peak reaches `peak_logit` and its area
-`least_share` of the frame. Validation part, about 200 composites of the training families and 117 plain frames:
+`least_share` of the frame. Validation part, about 200 composites of training families and 117 plain frames:
 a peak of 1 / 2.5 / 3.5 gives Dice 0.922 / 0.916 / 0.906, and 5.1 / 3.4 / 2.6 % of frames masked above 2 %."""
 
 
