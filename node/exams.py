@@ -15,6 +15,7 @@ from node.dicom.header import Header
 from node.errors import ReceivedObjectError
 from node.files import StoredFile
 from node.house import Node
+from node.next_object import OpenExams
 from node.results.uids import device_uid
 from node.settings import EndoscopyRule
 
@@ -55,52 +56,61 @@ def is_endoscopy(sop_class_uid: str, modality: str, rule: EndoscopyRule) -> bool
 
 
 def admit(
-    session: Session, node: Node, header: Header, stored: StoredFile, *, calling_ae_title: str
-) -> InstanceRow:
+    session: Session,
+    node: Node,
+    header: Header,
+    stored: StoredFile,
+    *,
+    calling_ae_title: str,
+    open_exams: OpenExams,
+) -> str:
     """Record one durable object and give it its place: exam, quarantine, or the comparison queue.
 
-    Runs inside the store's transaction, so it reads no pixels: what needs decoding is left to a job.
+    Runs inside the store's transaction, so it reads no pixels: what needs decoding is left to a job. Returns
+    the row's disposition.
     """
     node.database.lock_study(session, header.study_instance_uid)
     if not node.files.path(stored.sha256).is_file():
         raise ReceivedObjectError("its bytes were purged while it was stored; send it again", status=0xA700)
     now = utc_now()
-    row = InstanceRow(
-        sop_instance_uid=header.sop_instance_uid,
-        sop_class_uid=header.sop_class_uid,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        study_instance_uid=header.study_instance_uid,
-        series_instance_uid=header.series_instance_uid,
-        patient_id=header.patient_id,
-        issuer_of_patient_id=header.issuer_of_patient_id,
-        accession_number=header.accession_number,
-        modality=header.modality,
-        sha256=stored.sha256,
-        size_bytes=stored.size_bytes,
-        calling_ae_title=calling_ae_title,
-        received_at=now,
-        disposition="kept",
-    )
+    values = {
+        "sop_instance_uid": header.sop_instance_uid,
+        "sop_class_uid": header.sop_class_uid,
+        "transfer_syntax_uid": header.transfer_syntax_uid,
+        "study_instance_uid": header.study_instance_uid,
+        "series_instance_uid": header.series_instance_uid,
+        "patient_id": header.patient_id,
+        "issuer_of_patient_id": header.issuer_of_patient_id,
+        "accession_number": header.accession_number,
+        "modality": header.modality,
+        "sha256": stored.sha256,
+        "size_bytes": stored.size_bytes,
+        "calling_ae_title": calling_ae_title,
+        "received_at": now,
+    }
+    refers_to_others = header.source_uids or header.equipment_uids
+    if not refers_to_others and open_exams.admit_next(session, node.settings, values):
+        return "accepted"
+    row = InstanceRow(**values, disposition="kept")
     is_ours = _is_ours(session, node, header)
     earlier = list(session.scalars(_EARLIER_COPIES, {"uid": header.sop_instance_uid}))
     session.add(row)
+    same_bytes = next((copy for copy in earlier if copy.sha256 == stored.sha256), None)
+    in_force = next((copy for copy in earlier if copy.disposition in IN_FORCE), None)
     if is_ours:
         row.disposition, row.disposition_reason = "own", "emitted_here"
-        return row
-    same_bytes = next((copy for copy in earlier if copy.sha256 == stored.sha256), None)
-    if same_bytes is not None:
+    elif same_bytes is not None:
         row.disposition, row.same_as_id = "duplicate", same_bytes.id
         same_bytes.purged_at = None  # its bytes are back, until they are purged once more
-        return row
-    in_force = next((copy for copy in earlier if copy.disposition in IN_FORCE), None)
-    if in_force is not None:
+    elif in_force is not None:
         row.disposition, row.same_as_id = "pending", in_force.id
         session.flush()
         node.jobs.enqueue(session, "compare", str(row.id))
-        return row
-    with session.no_autoflush:  # one INSERT at the end, in place of an early one and an UPDATE
-        place(session, node, row, now)
-    return row
+    else:
+        with session.no_autoflush:  # one INSERT at the end, in place of an early one and an UPDATE
+            place(session, node, row, now)
+        open_exams.remember(values, row)
+    return row.disposition
 
 
 def place(session: Session, node: Node, row: InstanceRow, now: dt.datetime) -> None:

@@ -18,6 +18,7 @@ from node.errors import ReceivedObjectError, StorageError
 from node.exams import admit
 from node.files import StoredFile, storage_error
 from node.house import Node
+from node.next_object import OpenExams
 
 log = structlog.get_logger()
 
@@ -27,12 +28,12 @@ FORGOTTEN_AFTER = dt.timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A file in staging, and what the C-STORE request said of it."""
+    """A file in staging, the SHA-256 (hex) of its bytes, and what the C-STORE request said of it."""
 
     staged: Path
+    sha256: str
     sop_class_uid: str
     sop_instance_uid: str
-    transfer_syntax_uid: str
     calling_ae_title: str
 
 
@@ -41,6 +42,7 @@ class Inbox:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._open_exams = OpenExams()
         self._beaten: set[str] = set()
 
     def keep(self, received: Received) -> None:
@@ -63,7 +65,7 @@ class Inbox:
             raise ReceivedObjectError("SOP Instance UID differs from the command's", status=DOES_NOT_MATCH)
         if header.sop_class_uid != received.sop_class_uid:
             raise ReceivedObjectError("SOP Class UID differs from the command's", status=DOES_NOT_MATCH)
-        stored = self._node.files.keep(received.staged)
+        stored = self._node.files.keep(received.staged, received.sha256)
         try:
             try:
                 disposition = self._admit(header, stored, received)
@@ -83,8 +85,10 @@ class Inbox:
 
     def _admit(self, header: Header, stored: StoredFile, received: Received) -> str:
         with self._node.database.writing() as session:
-            row = admit(session, self._node, header, stored, calling_ae_title=received.calling_ae_title)
-        return row.disposition
+            return admit(
+                session, self._node, header, stored,
+                calling_ae_title=received.calling_ae_title, open_exams=self._open_exams,
+            )  # fmt: skip
 
     def beat(self, arriving: Mapping[str, str]) -> None:
         """Say which objects (token -> Study Instance UID) are still arriving: their exams stay open.

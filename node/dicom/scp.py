@@ -216,9 +216,9 @@ class Receiver:
         self._inbox.keep(
             Received(
                 staged=arrival.path,
+                sha256=arrival.sha256,
                 sop_class_uid=arrival.sop_class_uid,
                 sop_instance_uid=sop_instance_uid,
-                transfer_syntax_uid=arrival.transfer_syntax_uid,
                 calling_ae_title=calling_ae_title,
             )
         )

@@ -20,6 +20,7 @@ from node.dicom.header import Header
 from node.exams import admit
 from node.files import FileStore
 from node.house import Node
+from node.next_object import OpenExams
 from node.settings import Peer, Settings
 
 
@@ -113,6 +114,7 @@ class Sender:
 
     def __init__(self, node: Node) -> None:
         self.node = node
+        self.open_exams = OpenExams()
 
     def __call__(
         self, sop_instance_uid: str, *, content: bytes | None = None, sender: str = "PACS", **header: str
@@ -133,8 +135,9 @@ class Sender:
             sop_instance_uid=sop_instance_uid, source_uids=frozenset(), equipment_uids=frozenset(), **values
         )
         with self.node.database.writing() as session:
-            row = admit(session, self.node, full, stored, calling_ae_title=sender)
+            admit(session, self.node, full, stored, calling_ae_title=sender, open_exams=self.open_exams)
             session.flush()
+            row = session.scalars(select(InstanceRow).order_by(InstanceRow.id.desc()).limit(1)).one()
             session.expunge(row)
         return row
 

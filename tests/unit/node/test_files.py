@@ -28,7 +28,7 @@ def test_kept_bytes_lie_under_their_digest_and_nowhere_else(files: FileStore) ->
     """The database stores digests alone: the name must follow from the bytes."""
     staged = files.staging / "arriving"
     staged.write_bytes(b"pixels")
-    assert files.keep(staged) == StoredFile(DIGEST, 6)
+    assert files.keep(staged, DIGEST) == StoredFile(DIGEST, 6)
     assert not staged.exists()
     with files.open(DIGEST) as file:
         assert file.read() == b"pixels"

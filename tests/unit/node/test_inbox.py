@@ -1,5 +1,6 @@
 """The way in when the database is in others' hands."""
 
+import hashlib
 import secrets
 import threading
 from collections.abc import Iterator
@@ -27,9 +28,9 @@ def _keep(node: Node, ds: Dataset) -> None:
     Inbox(node).keep(
         Received(
             staged=staged,
+            sha256=hashlib.sha256(staged.read_bytes()).hexdigest(),
             sop_class_uid=ds.SOPClassUID,
             sop_instance_uid=ds.SOPInstanceUID,
-            transfer_syntax_uid=ds.file_meta.TransferSyntaxUID,
             calling_ae_title="PACS",
         )
     )
