@@ -37,8 +37,16 @@ def finds_nothing(pixels: Pixels) -> Sequence[Quad]:
     return []
 
 
-def finds_always(pixels: Pixels) -> Sequence[Quad]:
-    return [box(0.2 * pixels.shape[1], 0.2 * pixels.shape[0], 0.6 * pixels.shape[1], 0.25 * pixels.shape[0])]
+class FindsElsewhere:
+    """Find a line of text at every look, each time further down."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self, pixels: Pixels) -> Sequence[Quad]:
+        self.looks += 1
+        top = 12.0 * self.looks
+        return [box(0.2 * pixels.shape[1], top, 0.6 * pixels.shape[1], top + 10)]
 
 
 def finds_white(pixels: Pixels) -> Sequence[Quad]:
@@ -69,7 +77,7 @@ def test_found_text_is_blanked_flat_and_nothing_else_is_touched() -> None:
 
 def test_a_frame_on_which_text_is_found_time_and_again_becomes_an_empty_plate() -> None:
     """Nothing of it is shown: whatever the detector keeps on seeing, no reader will."""
-    passed = pass_gate(tissue(), finds_always, shown=SHOWN)
+    passed = pass_gate(tissue(), FindsElsewhere(), shown=SHOWN)
     assert passed.verdict == "plate"
     assert passed.pixels.shape == (576, 720, 3)
     assert (passed.pixels == PLATE_LEVEL).all()
@@ -86,6 +94,25 @@ def test_text_found_at_one_scale_only_is_blanked(rows_seen: int) -> None:
     frame[100:120, 200:400] = 255
     assert fit(frame, *SHOWN).shape[0] == 458
     assert pass_gate(frame, finds_at_one_scale, shown=SHOWN).verdict == "blanked"
+
+
+class FindsAt:
+    """Find given boxes, in source pixels, in the whole frame or in its parts, whatever it is shown.
+
+    A frame of 64 grey rows, each of its own level, tells where a part of it was cut.
+    """
+
+    def __init__(self, *, whole: Sequence[Quad], parts: Sequence[Quad]) -> None:
+        self.whole, self.parts = whole, parts
+
+    def __call__(self, pixels: Pixels) -> Sequence[Quad]:
+        is_whole = pixels.shape[:2] == (458, 572)
+        x, y = (0, 0) if is_whole else (int(pixels[0, 0, 0]) * 4, int(pixels[0, 0, 1]) * 4)
+        scale = 572 / 720 if is_whole else 1
+        return [(quad - (x, y)).astype(np.float32) * np.float32(scale) for quad in self.boxes(is_whole)]
+
+    def boxes(self, is_whole: bool) -> Sequence[Quad]:  # noqa: FBT001
+        return self.whole if is_whole else self.parts
 
 
 @pytest.mark.parametrize("tall", [641, 1080, 1792, 2160])
