@@ -15,6 +15,15 @@ RADIUS = 3
 REACH = 8 * RADIUS
 """How far round a hole, in source pixels, the border counts as unknown too: black never flows inwards."""
 
+BESIDE = 10
+LEAST_REDNESS, BRIGHT, BLACK = 30, 90, 25
+"""Half-resolution pixels round a hole in which nothing is painted from what is no tissue: where red is not as
+far above green and blue and green is above that, or no channel is as bright. 275 strings painted on 53 real
+frames, an icon of 6 to 19 px (white, grey, green, cyan, yellow, black) 2 to 6 px from each: the mean
+difference from the tissue beneath has a median of 6.4 levels (9.7 from every source, 6.3 with the icons
+known) and a 95th percentile of 19.6 (22.7); without icons of 6.3 (6.3) and 18.3 (19.2). A redness of 20 or
+40, a green of 60 or 120, black below 35, 4 or 6 pixels are as good within 0.1; with black kept it is 6.9."""
+
 
 class InpainterError(PipelineError):
     """An inpainter's network is missing, is not the one that was named, or does not do what is said of it."""
@@ -133,15 +142,27 @@ def _border_beside(hole: NDArray[np.bool_], content: NDArray[np.bool_]) -> NDArr
 
 def _at_half_resolution(pixels: Pixels, unknown: NDArray[np.bool_], method: int) -> Pixels:
     """Paint at half resolution (10 ms become 2 at 720x576): filled mucosa holds no detail that is lost."""
-    window = _window(unknown, 4 * RADIUS)
+    window = _window(unknown, REACH)
     part = pixels[window]
     size = (-(-part.shape[1] // 2), -(-part.shape[0] // 2))
-    half = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+    half: Pixels = cv2.resize(part, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
     touched = cv2.resize(unknown[window].astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
-    painted = cv2.inpaint(half, touched.astype(np.uint8), RADIUS, method)
+    painted = cv2.inpaint(half, _with_what_smears(half, touched.view(np.uint8)), RADIUS, method)
     whole = pixels.copy()
     whole[window] = cv2.resize(painted, (part.shape[1], part.shape[0]), interpolation=cv2.INTER_LINEAR)
     return whole
+
+
+def _with_what_smears(pixels: Pixels, unknown: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the unknown pixels and, of those beside them, the ones of an icon, a letter or a reflection."""
+    red, green, blue = cv2.split(pixels)
+    other = cv2.max(green, blue)
+    bright = np.less(cv2.subtract(red, other), LEAST_REDNESS) & np.greater(green, BRIGHT)
+    no_tissue = bright | np.less(cv2.max(red, other), BLACK)
+    smears = cv2.dilate(no_tissue.view(np.uint8), np.ones((3, 3), np.uint8))
+    beside = cv2.dilate(unknown, np.ones((2 * BESIDE + 1, 2 * BESIDE + 1), np.uint8))
+    widened = cv2.bitwise_or(unknown, cv2.bitwise_and(smears, beside)).astype(np.uint8)
+    return unknown if widened.all() else widened
 
 
 def _window(mask: NDArray[np.bool_], margin: int) -> tuple[slice, slice]:

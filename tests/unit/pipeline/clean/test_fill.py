@@ -1,8 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.clean.fill import fill
+from pipeline.clean.fill import Inpainter, fill, navier_stokes, telea
 from tests.unit.pipeline.conftest import Mucosa
 
 EVERYWHERE = np.ones((120, 160), np.bool_)
@@ -54,6 +55,35 @@ def test_black_of_the_border_does_not_flow_into_the_tissue() -> None:
     assert (filled[mask & ~content] == 4).all(), (
         "text on the border is gone too, and takes nothing of the tissue"
     )
+
+
+@pytest.mark.parametrize("inpainter", [telea, navier_stokes])
+@pytest.mark.parametrize(
+    "colour", [(240, 240, 240), (90, 255, 90), (0, 0, 0)], ids=["white", "green", "black"]
+)
+def test_an_icon_beside_the_hole_does_not_flow_into_the_tissue(
+    inpainter: Inpainter, colour: tuple[int, int, int]
+) -> None:
+    """Letters gone and a bright smear in their place: the model would read the processor, not the colon."""
+    frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
+    mask = np.zeros((120, 160), np.bool_)
+    mask[50:66, 40:101] = True
+    frame[50:66, 104:116] = colour
+    frame[30:48, 60:72] = colour
+    filled, _ = fill(frame, mask, EVERYWHERE, inpainter=inpainter)
+    assert np.abs(filled[mask].astype(int) - (190, 100, 80)).max() <= 2
+    assert (filled[~mask] == frame[~mask]).all()
+
+
+def test_a_hole_in_nothing_but_glare_is_filled_with_glare() -> None:
+    """Where all that is left is unlike tissue, that is what there is to fill from."""
+    frame = np.full((24, 32, 3), 200, np.uint8)
+    mask = np.zeros((24, 32), np.bool_)
+    mask[8:16, 8:24] = True
+    frame[mask] = 0
+    filled, hole = fill(frame, mask, np.ones_like(mask))
+    assert (hole == mask).all()
+    assert np.abs(filled.astype(int) - 200).max() <= 2
 
 
 def test_without_a_hole_the_frame_itself_comes_back(mucosa: Mucosa) -> None:
