@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from node.results.overlay import fit
 from node.results.report import Verdict
 from pipeline.clean.fill import fill
-from pipeline.clean.text import TextDetector, blank, text_mask
+from pipeline.clean.text import Quad, TextDetector, blank, text_mask
 from pipeline.frame import Pixels
 
 ROUNDS = 4
@@ -27,8 +27,35 @@ The columns bound the detector's memory, which grows with what it is shown. Of 4
 16 px, painted over 16 real frames, strips as wide as the frame wholly missed, on 576 and on 1080 rows: of 640
 rows 6, 1, 0 and 2, 0, 1; of 384 none and 0, 1, 1; of 320, at more time, none and 4, 0, 1."""
 
+LEAST_ASPECT, MOST_SLANT = 1.5, 8.0
+"""Length over height, and degrees off the rows, of a box that is a line of text on one look's word:
+reflections and dark rims are boxed as compact or slanted things."""
+
+LEAST_ROWS = 6
+"""Height of a box, in pixels, below which it is no line: that of text of 9 px is 11 and more."""
+
+AGREEMENT = 0.5
+"""Share of any other box, a letter or two alone, that the look at the other scale must have boxed too."""
+
+LETTERS = 0.06
+MIDDLE = 300
+"""Sides of a box, as a share of the short side, up to which one that a look alone has is looked at once more,
+in the middle of a part of as many rows and columns."""
+
+REACH = 0.016
+"""How near to text a box is its rest, as a share of the short side: 9 px at 576 rows, a letter's gap."""
+
+RIM = 0.005
+"""Half the width, as a share of the short side, up to which what is found beside a patch is its rim."""
+
+DOUBTFUL, LINE = 1, 2
+
 PLATE_LEVEL = 44
 """Grey of an empty plate: neither tissue nor the border's black."""
+
+
+Plane = NDArray[np.uint8]
+"""``(rows, columns)`` uint8: 0, ``DOUBTFUL`` or ``LINE``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +72,9 @@ def pass_gate(pixels: Pixels, detector: TextDetector, *, shown: tuple[int, int])
     For the detector's eyes what is already blanked is filled: it takes flat patches for text (on 7 of 30
     real frames), and what was under them is gone whatever it says.
 
+    A line that is found at one scale is text. A spot that is, is a reflection or a letter: it counts where it
+    is found again, at the other scale or in a part cut round it, and where it stands beside text.
+
     Parameters
     ----------
     shown
@@ -53,21 +83,33 @@ def pass_gate(pixels: Pixels, detector: TextDetector, *, shown: tuple[int, int])
     """
     everywhere = np.ones(pixels.shape[:2], np.bool_)
     gone = ~everywhere
+    rim = _square(RIM, gone)
     parts = looks = [
         (across, along)
         for across in _parts(pixels.shape[0], STRIP_ROWS)
         for along in _parts(pixels.shape[1], STRIP_COLUMNS)
     ]
-    for _ in range(1 + ROUNDS):
+    whole = True
+    for blanked_before in range(1 + ROUNDS):
         seen, _hole = fill(pixels, gone, everywhere)
-        found = _text_as_shown(seen, detector, shown)
+        large, small = np.zeros(gone.shape, np.uint8), np.zeros(gone.shape, np.uint8)
+        if whole:
+            shrunk = _look(fit(seen, *shown), detector)
+            cv2.resize(shrunk, large.shape[::-1], dst=large, interpolation=cv2.INTER_NEAREST)
         for look in looks:
-            part = np.ascontiguousarray(seen[look])
-            found[look] |= text_mask(detector(part), rows=part.shape[0], columns=part.shape[1])
-        if not found.any():
+            small[look] = np.maximum(small[look], _look(np.ascontiguousarray(seen[look]), detector))
+        text, rest = _text_among(large, small, gone)
+        if not blanked_before:
+            lone = ((large > 0) | (small > 0)) & ~(text | rest)
+            text |= _seen_again(lone, seen, detector)
+        # Anew is what is more than the rim of a patch, whose fill may itself be taken for text.
+        anew = cv2.erode((text & ~gone).view(np.uint8), rim) > 0 if gone.any() else text
+        gone = gone | text | rest
+        if not anew.any():
             return Gated(blank(pixels, gone), "blanked") if gone.any() else Gated(pixels, "clean")
-        gone |= found
-        looks = [part for part in parts if found[part].any()]  # the others would be found clean again
+        # Looks that have not found this would again find nothing; what a part has found is left to it.
+        looks = [part for part in parts if anew[part].any()]
+        whole = bool((anew & ~_pieces(_numbered(anew), small > 0, least=AGREEMENT)).any())
     return Gated(np.full_like(pixels, PLATE_LEVEL), "plate")
 
 
@@ -79,9 +121,75 @@ def _parts(length: int, most: int) -> list[slice]:
     return [slice(max(0, first - reach), last + reach) for first, last in pairwise(edges)]
 
 
-def _text_as_shown(pixels: Pixels, detector: TextDetector, shown: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return where text is, in the whole frame as it is put on a page: also text too large for a strip."""
-    fitted = fit(pixels, *shown)
-    found = text_mask(detector(fitted), rows=fitted.shape[0], columns=fitted.shape[1])
+def _look(pixels: Pixels, detector: TextDetector) -> Plane:
+    """Return, for each pixel, whether it is in a box, in one that is a line of text, or in none."""
     rows, columns = pixels.shape[:2]
-    return cv2.resize(found.astype(np.uint8), (columns, rows), interpolation=cv2.INTER_NEAREST) > 0
+    quads = detector(pixels)
+    boxed = text_mask(quads, rows=rows, columns=columns)
+    lines = text_mask([quad for quad in quads if _is_line(quad)], rows=rows, columns=columns)
+    return np.where(lines, LINE, np.where(boxed, DOUBTFUL, 0)).astype(np.uint8)
+
+
+def _is_line(quad: Quad) -> bool:
+    """Return whether a box is longer than high and lies along the rows, as what a processor writes does."""
+    _, (length, height), angle = cv2.minAreaRect(quad.reshape(-1, 1, 2))
+    if length < height:
+        length, height, angle = height, length, angle + 90
+    slant = abs((angle + 90) % 180 - 90)
+    return height >= LEAST_ROWS and length >= LEAST_ASPECT * height and slant <= MOST_SLANT
+
+
+def _text_among(
+    large: Plane, small: Plane, gone: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return what is text of that which looks at two scales have boxed, and the rest of it.
+
+    A line is text; so is another box that both looks have. A box beside text is its rest.
+    """
+    text = (large == LINE) | (small == LINE)
+    pieces_at = [
+        (_numbered(boxed == DOUBTFUL), other > 0) for boxed, other in ((large, small), (small, large))
+    ]
+    for pieces, boxed_too in pieces_at:
+        text |= _pieces(pieces, boxed_too, least=AGREEMENT)
+    beside = cv2.dilate((text | gone).view(np.uint8), _square(REACH, gone)) > 0
+    rest = np.zeros_like(text)
+    for pieces, _ in pieces_at:
+        rest |= _pieces(pieces, beside, least=0)
+    return text, rest
+
+
+def _seen_again(lone: NDArray[np.bool_], seen: Pixels, detector: TextDetector) -> NDArray[np.bool_]:
+    """Return which boxes, of a letter or two at most, are found again in a part cut round one of them."""
+    again, looked = np.zeros_like(lone), np.zeros_like(lone)
+    _, pieces, boxes, middles = cv2.connectedComponentsWithStats(lone.view(np.uint8))
+    is_small = boxes[:, 2:4].max(axis=1) <= LETTERS * min(lone.shape)
+    for (x, y, columns, rows, _), middle in zip(boxes[is_small], middles[is_small], strict=True):
+        if looked[y : y + rows, x : x + columns].all():
+            continue
+        first = (np.clip(middle[::-1] - MIDDLE / 2, 0, np.maximum(np.array(lone.shape) - MIDDLE, 0))).astype(
+            int
+        )
+        window = (slice(first[0], first[0] + MIDDLE), slice(first[1], first[1] + MIDDLE))
+        again[window] |= _look(np.ascontiguousarray(seen[window]), detector) > 0
+        looked[window] = True
+    again &= is_small[pieces]
+    return _pieces(pieces.astype(np.int32), again, least=AGREEMENT)
+
+
+def _pieces(pieces: NDArray[np.int32], within: NDArray[np.bool_], *, least: float) -> NDArray[np.bool_]:
+    """Return the numbered pieces of which more than a share lies within."""
+    area = np.bincount(pieces.ravel())
+    kept = np.bincount(pieces[within], minlength=len(area)) > least * area
+    kept[0] = False
+    return np.asarray(kept[pieces])
+
+
+def _numbered(mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    return np.asarray(cv2.connectedComponents(mask.view(np.uint8))[1], np.int32)
+
+
+def _square(reach: float, frame: NDArray[np.bool_]) -> Plane:
+    """Return a square of ones that reaches, on either side of its middle, a share of a frame's short side."""
+    side = 2 * round(reach * min(frame.shape)) + 1
+    return np.ones((side, side), np.uint8)

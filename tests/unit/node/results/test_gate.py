@@ -65,12 +65,15 @@ def test_found_text_is_blanked_flat_and_nothing_else_is_touched() -> None:
     assert flat.sum() <= 1.5 * 20 * 200
 
 
-def test_a_frame_on_which_text_is_found_time_and_again_becomes_an_empty_plate() -> None:
+@pytest.mark.parametrize("rows_seen", [320, 458], ids=["strip", "page"])
+def test_a_frame_on_which_text_is_found_time_and_again_becomes_an_empty_plate(rows_seen: int) -> None:
     """Nothing of it is shown: whatever the detector keeps on seeing, no reader will."""
     looks = 0
 
     def finds_further_down(pixels: Pixels) -> Sequence[Quad]:
         nonlocal looks
+        if pixels.shape[0] != rows_seen:
+            return []
         looks += 1
         return [box(0.2 * pixels.shape[1], 12 * looks, 0.6 * pixels.shape[1], 12 * looks + 10)]
 
@@ -96,6 +99,7 @@ def test_text_found_at_one_scale_only_is_blanked(rows_seen: int) -> None:
 LINE = box(100, 100, 180, 116)
 LETTER = box(184, 100, 196, 116)
 REFLECTION = box(300, 200, 318, 216)
+HAIR = box(300, 200, 340, 205)
 DARK_RIM = cv2.boxPoints(((300, 250), (90, 20), 40)).astype(np.float32)
 
 
@@ -104,12 +108,21 @@ DARK_RIM = cv2.boxPoints(((300, 250), (90, 20), 40)).astype(np.float32)
     [
         ([], [REFLECTION], []),
         ([DARK_RIM], [], []),
+        ([], [HAIR], []),
         ([REFLECTION], [REFLECTION], [REFLECTION]),
         ([LINE], [REFLECTION], [LINE]),
         ([], [LINE, LETTER], [LINE, LETTER]),
         ([LINE], [LETTER], [LINE, LETTER]),
     ],
-    ids=["a spot", "a slanted thing", "seen at both scales", "a line", "a line's rest", "at another scale"],
+    ids=[
+        "a spot",
+        "a slanted thing",
+        "a hair",
+        "seen at both scales",
+        "a line",
+        "a line's rest",
+        "at another scale",
+    ],
 )
 def test_what_is_no_line_counts_where_both_scales_see_it_or_beside_a_line(
     whole: Sequence[Quad], parts: Sequence[Quad], text: Sequence[Quad]
@@ -133,17 +146,20 @@ def test_what_is_no_line_counts_where_both_scales_see_it_or_beside_a_line(
 
 
 def test_a_letter_alone_is_blanked_where_it_is_found_again_in_a_part_cut_round_it() -> None:
-    """One look cannot tell an initial from a reflection; a reflection is seldom boxed when cut otherwise."""
-    frame = tissue(360, 480)
+    """One look cannot tell an initial from a reflection; a reflection is seldom boxed when cut otherwise.
+
+    What is larger than letters is not looked at again.
+    """
+    frame, fold = tissue(360, 480), box(150, 200, 180, 230)
 
     def finds_spots(pixels: Pixels) -> Sequence[Quad]:
-        around_letter = box(144, 100, 156, 116)
-        return {360: [LETTER, REFLECTION], MIDDLE: [around_letter]}.get(pixels.shape[0], [])
+        again = [box(144, 100, 156, 116), fold - np.array((40, 0), np.float32)]
+        return {360: [LETTER, REFLECTION, fold], MIDDLE: again}.get(pixels.shape[0], [])
 
     passed = pass_gate(frame, finds_spots, shown=SHOWN)
     flat = (passed.pixels == BLANK_LEVEL).all(axis=2)
     assert flat[text_mask([LETTER], rows=360, columns=480)].all()
-    assert not flat[text_mask([REFLECTION], rows=360, columns=480)].any()
+    assert not flat[text_mask([REFLECTION, fold], rows=360, columns=480)].any()
 
 
 def test_a_patch_that_is_itself_taken_for_text_costs_nobody_the_frame() -> None:
