@@ -260,17 +260,17 @@ def test_real_mucosa_is_hardly_ever_blotted_out_and_its_overlays_always_are(
     paths = sorted((data_dir / "images" / "normal").rglob("*.jpg"))
     rng = np.random.default_rng(31)
     letters: list[float] = []
-    blotted = frames = 0
+    blotted: list[float] = []
     for path in paths[3 :: 12 if request.config.getoption("--full") else 90]:
         plain = without_text(np.asarray(cv2.imread(str(path), cv2.IMREAD_COLOR_RGB), np.uint8))
         painted = paint(plain, random_lines(rng, *plain.shape[:2], count=6))
-        blotted += pass_gate(plain, detector, shown=SHOWN).verdict != "clean"
-        frames += 1
+        shown = pass_gate(plain, detector, shown=SHOWN)
+        blotted.append(float((shown.pixels != plain).any(axis=2).mean()))
         passed = pass_gate(painted.pixels, detector, shown=SHOWN)
         flat = (passed.pixels == (PLATE_LEVEL if passed.verdict == "plate" else BLANK_LEVEL)).all(axis=2)
         for x0, y0, x1, y1 in painted.boxes:
             letters.append(float(flat[y0:y1, x0:x1][painted.letters[y0:y1, x0:x1]].mean()))
-    assert blotted <= 0.2 * frames
+    assert np.mean(blotted) <= 0.002
     assert np.mean(np.array(letters) > 0.9) >= 0.95
 
 
