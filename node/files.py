@@ -103,7 +103,7 @@ class FileStore:
         return free.f_bavail * free.f_frsize > self._min_free_bytes
 
     def keep(self, staged: Path, sha256: str) -> StoredFile:
-        """Make a file of `staging` durable under the digest of its bytes: fsync, rename, fsync of the folder.
+        """Give a durable file of `staging` its digest for a name, durably: rename, fsync of the folder.
 
         The same bytes twice are kept once. On failure the staged file stays, for the caller to remove.
 
@@ -112,12 +112,10 @@ class FileStore:
         StorageFullError
             No room is left.
         StorageError
-            The file cannot be made durable.
+            The file cannot be named.
         """
         try:
-            with staged.open("rb", buffering=0) as file:
-                os.fsync(file.fileno())
-                size_bytes = os.fstat(file.fileno()).st_size
+            size_bytes = staged.stat().st_size
             target = self.path(sha256)
             staged.replace(target)
             _fsync_folder(target.parent)
@@ -131,6 +129,8 @@ class FileStore:
         try:
             with staged.open("xb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
             return self.keep(staged, hashlib.sha256(data).hexdigest())
         except OSError as error:
             raise storage_error(error, "bytes cannot be kept") from error

@@ -1,7 +1,7 @@
 """The one way in for a received object: checked, durable, admitted; then, and only then, the peer is told."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +28,19 @@ FORGOTTEN_AFTER = dt.timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A file in staging, the SHA-256 (hex) of its bytes, and what the C-STORE request said of it."""
+    """A file in staging, and what the C-STORE request said of it.
+
+    Attributes
+    ----------
+    sha256
+        Of the file's bytes (hex).
+    until_durable
+        Returns once the file has been synced to the disk; raises `StorageError` where it cannot be.
+    """
 
     staged: Path
     sha256: str
+    until_durable: Callable[[], None]
     sop_class_uid: str
     sop_instance_uid: str
     calling_ae_title: str
@@ -65,6 +74,7 @@ class Inbox:
             raise ReceivedObjectError("SOP Instance UID differs from the command's", status=DOES_NOT_MATCH)
         if header.sop_class_uid != received.sop_class_uid:
             raise ReceivedObjectError("SOP Class UID differs from the command's", status=DOES_NOT_MATCH)
+        received.until_durable()
         stored = self._node.files.keep(received.staged, received.sha256)
         try:
             try:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import queue
 import secrets
+import threading
 import time
 from io import BytesIO
 from typing import Any
@@ -61,6 +62,7 @@ class Arrival(BytesIO):
         self.size_bytes = 0
         self.failure: NodeError | None = None
         self._digest = hashlib.sha256()
+        self._is_settled = threading.Event()
         self._on_disk = 0
         self._descriptor: int | None = None
         try:
@@ -87,21 +89,41 @@ class Arrival(BytesIO):
         return len(data)
 
     def finish(self) -> None:
-        """Close the file: it is complete, or never will be."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Sync the complete file to the disk: by the thread that wrote it, while another reads its header."""
+        try:
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            self.failure = storage_error(error, "a received object cannot be made durable")
+        finally:
+            self._close()
+            self._is_settled.set()
+
+    def settle(self) -> None:
+        """Wait until `finish` is through; then no other thread works on the file."""
+        self._is_settled.wait()
+
+    def until_durable(self) -> None:
+        """Wait for `finish`, and raise `failure` where there is one."""
+        self.settle()
+        if self.failure is not None:
+            raise self.failure
 
     def discard(self) -> None:
         """Leave nothing behind; what has been kept by then lies elsewhere."""
         self.is_over = True
-        self.finish()
+        self._close()
         self.path.unlink(missing_ok=True)
 
     def fail(self, error: NodeError) -> None:
         """Write no more of it."""
         self.failure = error
         self.discard()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)
@@ -193,6 +215,7 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         if fragment[0] & 2:
             self._awaits = None
             self.msg_queue.put((context_id, request))
+            arrival.finish()
 
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         context = next((c for c in self.assoc.accepted_contexts if c.context_id == context_id), None)

@@ -194,6 +194,7 @@ class Receiver:
             return 0x0000
         finally:
             if isinstance(request.DataSet, Arrival):
+                request.DataSet.settle()
                 request.DataSet.discard()
         log.warning(
             "instance_refused",
@@ -212,11 +213,11 @@ class Receiver:
             raise ReceivedObjectError("no dataset came with the command", status=DOES_NOT_MATCH)
         if arrival.failure is not None:
             raise arrival.failure
-        arrival.finish()
         self._inbox.keep(
             Received(
                 staged=arrival.path,
                 sha256=arrival.sha256,
+                until_durable=arrival.until_durable,
                 sop_class_uid=arrival.sop_class_uid,
                 sop_instance_uid=sop_instance_uid,
                 calling_ae_title=calling_ae_title,

@@ -28,6 +28,7 @@ def _keep(node: Node, ds: Dataset) -> None:
     Inbox(node).keep(
         Received(
             staged=staged,
+            until_durable=lambda: None,
             sha256=hashlib.sha256(staged.read_bytes()).hexdigest(),
             sop_class_uid=ds.SOPClassUID,
             sop_instance_uid=ds.SOPInstanceUID,
