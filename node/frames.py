@@ -119,7 +119,7 @@ class FrameReader:
         """
         readings: list[FrameReading] = []
         pending: deque[Future[list[FrameReading]]] = deque()
-        counted = [(image, self._count(image)) for image in images]
+        counted = list(zip(images, self._pool.map(self._count, images), strict=True))
         layouts = self._learn(counted)
         for task in self._tasks(counted, layouts):
             pending.append(self._pool.submit(task))
