@@ -17,8 +17,8 @@ from pipeline.clean.text import Quad, TextDetector, blank, text_mask
 from pipeline.frame import Pixels
 
 ROUNDS = 4
-"""Times that found text is blanked; what still shows some becomes a plate. Of 40 real frames 37 need at most
-two, two three, one four; none becomes a plate."""
+"""Times that found text is blanked; what still shows some becomes a plate. Of 208 real frames of 720x576,
+half of them with six strings painted on each, none does."""
 
 STRIP_ROWS, STRIP_COLUMNS, STRIP_OVERLAP = 384, 512, 64
 """Most rows and columns that text is looked for in at once, at source resolution, and how far parts overlap.
@@ -29,7 +29,10 @@ rows 6, 1, 0 and 2, 0, 1; of 384 none and 0, 1, 1; of 320, at more time, none an
 
 LEAST_ASPECT, MOST_SLANT = 1.5, 8.0
 """Length over height, and degrees off the rows, of a box that is a line of text on one look's word:
-reflections and dark rims are boxed as compact or slanted things."""
+reflections and dark rims are boxed as compact or slanted things. Chosen on 80 real frames, on which 2.2 hides
+one string less of 480. On 104 others, free of text, five are patched, 0.02 % of the area (21, four of them
+plates, where every box is text); of 624 strings of 9 to 28 px painted there, more than a tenth of eight stays
+(eight); of 20 painted frames four are patched, 0.03 % (19)."""
 
 LEAST_ROWS = 6
 """Height of a box, in pixels, below which it is no line: that of text of 9 px is 11 and more."""
