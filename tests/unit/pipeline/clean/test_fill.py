@@ -75,6 +75,17 @@ def test_an_icon_beside_the_hole_does_not_flow_into_the_tissue(
     assert (filled[~mask] == frame[~mask]).all()
 
 
+def test_text_on_a_wide_black_is_filled_black_though_tissue_is_near() -> None:
+    """Where the border is not known, as at the gate, bars of tissue on black would be taken for text."""
+    frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
+    frame[:, :100] = 4
+    mask = np.zeros((120, 160), np.bool_)
+    mask[50:66, 20:86] = True
+    frame[52:64, 24:82] = 255
+    filled, _ = fill(frame, mask, EVERYWHERE)
+    assert filled[mask].max() <= 6
+
+
 def test_a_hole_in_nothing_but_glare_is_filled_with_glare() -> None:
     """Where all that is left is unlike tissue, that is what there is to fill from."""
     frame = np.full((24, 32, 3), 200, np.uint8)
