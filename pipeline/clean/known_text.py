@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clean.content_area import ContentArea
-from pipeline.clean.strokes import Channels, Plane, stroke_height, strokes_at, text_like
+from pipeline.clean.strokes import (
+    Channels,
+    Plane,
+    stroke_height,
+    strokes_at,
+    text_like,
+    working_channels,
+)
 from pipeline.frame import Box, Pixels
 
 MAJORITY = 0.5
@@ -35,9 +42,6 @@ MOST_LIT = 6
 """Brightest channel, and pixels, from which something new stands on black. JPEG leaves black at 0-20; the
 smallest digit painted has 12 pixels above it."""
 
-WORKING_SHORT_SIDE = 576
-"""Rows (or columns) that a larger frame is brought to: there the strokes of its text are as thin."""
-
 RIM = 9
 """Pixels outside the content that its glow may light."""
 
@@ -59,8 +63,8 @@ class KnownText:
     strings
         Each known string: its rectangle, the fewest strokes within, the most to its left and to its right.
     searched
-        1 where nothing like text may appear: all but the known text and what always looks like text. This
-        and the next are at the working scale.
+        1 where nothing like text may appear: all but the known text and what always looks like text, though
+        it was never detected as such. This and the next are at the working scale.
     dark
         1 where no sample was lit, apart from text: outside the content and its glow.
     most_coloured
@@ -92,7 +96,7 @@ def learn_text(samples: Sequence[tuple[Pixels, NDArray[np.bool_]]], area: Conten
     """
     votes = np.asarray(np.sum([mask for _, mask in samples], axis=0, dtype=np.uint8))
     mask = _envelope(np.greater(votes, MAJORITY * len(samples)), np.greater(votes, ENVELOPE * len(samples)))
-    frames = [_channels(pixels) for pixels, _ in samples]
+    frames = [working_channels(pixels) for pixels, _ in samples]
     shape = frames[0][0].shape
     masks = [_shrunk(text, shape) for _, text in samples]
     known = _shrunk(mask, shape)
@@ -104,7 +108,8 @@ def learn_text(samples: Sequence[tuple[Pixels, NDArray[np.bool_]]], area: Conten
         for frame, height in zip(frames, heights, strict=True)
     ]
     always = (np.sum(looks_like, axis=0) > MAJORITY * len(samples)).astype(np.uint8)
-    searched = beside & (1 - _grown(always, 2))
+    seen = np.maximum.reduce(masks) & beside
+    searched = beside & ((1 - _grown(always, 2)) | seen)
     lit = [_lit(frame) & (1 - _grown(text, 2)) for frame, text in zip(frames, masks, strict=True)]
     coloured = [_coloured(frame) for frame in frames]
     content = _shrunk(area.mask, shape)
@@ -123,7 +128,7 @@ def confirms(known: KnownText, pixels: Pixels, area: ContentArea) -> bool:
     """Return whether a frame of the layout shows the known text and nothing else like text."""
     if pixels.shape[:2] != known.mask.shape or area.box != known.content:
         return False
-    frame = _channels(pixels)
+    frame = working_channels(pixels)
     if cv2.countNonZero(_lit(frame) & known.dark) > MOST_LIT:
         return False
     if cv2.countNonZero(_coloured(frame) & known.searched) > known.most_coloured:
@@ -136,19 +141,23 @@ def confirms(known: KnownText, pixels: Pixels, area: ContentArea) -> bool:
 
 
 def _holds(string: tuple[Box, float, float, float], strokes: Plane, searched: Plane) -> bool:
-    (x0, y0, x1, y1), least, most_left, most_right = string
-    if cv2.countNonZero(strokes[y0:y1, x0:x1]) < least:
+    box, least, most_left, most_right = string
+    if _within(box, strokes) < least:
         return False
-    left, right = _beside((x0, y0, x1, y1), strokes, searched)
+    left, right = _beside(box, strokes, searched)
     return left <= most_left and right <= most_right
 
 
 def _string(box: Box, strokes: Sequence[Plane], searched: Plane) -> tuple[Box, float, float, float]:
-    x0, y0, x1, y1 = box
-    held = np.median([cv2.countNonZero(plane[y0:y1, x0:x1]) for plane in strokes])
+    held = np.median([_within(box, plane) for plane in strokes])
     left, right = np.max([_beside(box, plane, searched) for plane in strokes], axis=0)
-    grown = GROWTH * (y1 - y0) ** 2
+    grown = GROWTH * (box[3] - box[1]) ** 2
     return box, LEAST_HELD * float(held), float(left + grown), float(right + grown)
+
+
+def _within(box: Box, strokes: Plane) -> int:
+    x0, y0, x1, y1 = box
+    return cv2.countNonZero(strokes[y0:y1, x0:x1])
 
 
 def _beside(box: Box, strokes: Plane, searched: Plane) -> tuple[int, int]:
@@ -159,17 +168,6 @@ def _beside(box: Box, strokes: Plane, searched: Plane) -> tuple[int, int]:
     right = (slice(y0, y1), slice(x1, x1 + high))
     found = [int((strokes[window] & searched[window]).sum()) for window in (left, right)]
     return found[0], found[1]
-
-
-def _channels(pixels: Pixels) -> Channels:
-    """Return the colour planes at the working scale."""
-    rows, columns = pixels.shape[:2]
-    scale = WORKING_SHORT_SIDE / min(rows, columns)
-    if scale < 1:
-        size = (round(columns * scale), round(rows * scale))
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[assignment]
-    red, green, blue = cv2.split(pixels)
-    return red, green, blue  # type: ignore[return-value]
 
 
 def _envelope(core: NDArray[np.bool_], loose: NDArray[np.bool_]) -> NDArray[np.bool_]:

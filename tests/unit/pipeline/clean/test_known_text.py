@@ -124,6 +124,16 @@ def test_text_of_a_few_samples_is_not_known(exam: Exam) -> None:
     assert not exam.confirmed(known, DATE, NAME)
 
 
+def test_text_that_half_the_samples_have_is_not_taken_for_what_always_looks_like_text(exam: Exam) -> None:
+    """A clock that is switched on half way, and missed by the detector once: others' clocks must be found."""
+    frames = [exam.shown(seed, *([DATE, CLOCK] if seed < 3 else [DATE])) for seed in range(4)]
+    masks = [boxed(each) for each in frames]
+    masks[0][422:450] = False
+    known = learn_text([(each.pixels, mask) for each, mask in zip(frames, masks, strict=True)], exam.area)
+    assert exam.confirmed(known, DATE)
+    assert not exam.confirmed(known, DATE, CLOCK)
+
+
 def test_a_layout_without_text_masks_nothing(exam: Exam) -> None:
     known = exam.learnt([], [], [])
     assert not known.mask.any()
