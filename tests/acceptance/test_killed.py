@@ -147,6 +147,13 @@ def test_the_whole_node_killed_at_random(
     _check(node, orthanc, sender.answered, names)
 
 
+def _settled(database: Database, job_id: str) -> JobRow | None:
+    """Return a job once it is neither queued nor running."""
+    with database.reading() as session:
+        job = session.get_one(JobRow, job_id)
+    return None if job.state in ("queued", "running") else job
+
+
 def _reading(database: Database) -> tuple[str, int] | None:
     """Return a running reading and the pid of the process that runs it, which its claim is signed with."""
     running = select(JobRow).where(JobRow.kind == "read", JobRow.state == "running")
@@ -181,9 +188,9 @@ def test_a_dead_worker_is_taken_over(
             assert session.get_one(JobRow, job_id).state == "running", "it was done before its worker died"
         sender.thread.join(120)
         node.wait_delivered(names, 180)
-        with database.reading() as session:
-            job = session.get_one(JobRow, job_id)
-            assert (job.state, job.attempts, job.last_error) == ("done", 2, "its worker died")
+        # A stalled sender makes a second revision, which may be delivered before the first is read.
+        job = wait_for("the dead worker's job", lambda: _settled(database, job_id), 60)
+        assert (job.state, job.attempts, job.last_error) == ("done", 2, "its worker died")
     finally:
         database.close()
     (heir,) = workers.values()
