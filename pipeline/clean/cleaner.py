@@ -25,8 +25,8 @@ Mask = NDArray[np.bool_]
 INSTRUMENT_MARGIN = 0.01
 """Growth of an instrument's mask, as a share of the short side (6 px at 576): it sits just inside the
 outline, and a rim of metal left over would be smeared into the fill. On 144 composites of held-out scenes,
-masks and textures a median of 4.2 % of the instrument is left without it, 0.6 % at 0.005, 0.06 % at 0.01, none
-at 0.015; the tissue masked with it is 0.15, 0.5, 1.1 and 1.9 % of the frame."""
+masks and textures a median of 4.2 % of the instrument is left without it, 0.6 % at 0.005, 0.06 % at 0.01,
+none at 0.015; the tissue masked with it is 0.15, 0.5, 1.1 and 1.9 % of the frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
