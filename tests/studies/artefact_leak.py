@@ -23,8 +23,10 @@ filled in one place, (b) where their own overlay stood, (c) where one stands on 
   (AUC 0.73 with text on every frame), and own less swapped was 0.057 where nothing had been painted.
 
 `null_control` is the same on frames that were never painted: a difference there is of outlines and tissue,
-not of ink. On the seed that the study was made with it was 0.039 (0.008 to 0.066), with ink as without:
-own less swapped is not yet a clean measure. `positive_control` has a filling that keeps a little of the ink.
+not of ink. On a seed that the study was made with it was 0.039 (0.008 to 0.066), with ink as without, and on
+three the mask of another frame of the same class told 0.02 more than one of the other class: an outline that
+was found on tissue of one's own class agrees with it. Own less swapped holds that as well.
+`positive_control` has a filling that keeps a little of the ink.
 `b_less_b_never_painted` has the same holes on both sides and no swap: all that ink can add to (b).
 `c_of_any_frame` and `c_ink_left_in` take masks of any frame of the other class and any fold, the second with
 the frame's own overlay left in.
@@ -57,7 +59,7 @@ from pipeline.clean.recipe import Recipe
 from pipeline.frame import CleanFrame, Frame, FrameSource, Pixels
 from pipeline.tools import open_cleaner
 from tests.overlays import Line, paint
-from tests.studies.blind_judge import CELLS, GREY, Floats, Frames, Judge, Mask
+from tests.studies.blind_judge import CELLS, GREY, Floats, Frames, Judge, Mask, told
 
 DARK = 24
 OVERLAY_GIVEN_COLITIS, OVERLAY_GIVEN_NORMAL = 0.8, 0.3
@@ -65,9 +67,9 @@ INK_OF_COLITIS, INK_OF_NORMAL = (240, 240, 240), (90, 255, 90)
 INK_KEPT = 0.1
 """Of what stood in the hole, by the filling of the positive control."""
 
-SEEDS = (2026, 2027, 2028, 2029, 2030, 2031, 2032)
-"""Of which frames bear text and which masks are drawn; none was used while the study was made. The first is
-reported in full."""
+SEEDS = (2026, 2027, 2028, 2029, 2030)
+"""Of which frames bear text and which masks are drawn; none was used while the study was made. Own mask less
+swapped mask is the mean over them; the first is reported in full."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -190,7 +192,9 @@ def compare(judge: Judge, own: Floats, other: Floats) -> dict[str, Any]:
     }
 
 
-def after(judge: Judge, cleaned: Sequence[Cleaned], masks: Sequence[Mask]) -> dict[str, Any]:
+def after(
+    judge: Judge, cleaned: Sequence[Cleaned], masks: Sequence[Mask], own: Floats, other: Floats
+) -> dict[str, Any]:
     """Return what the model's input still tells where it is not mucosa."""
     seen = [in_view(each, each.hole) for each in cleaned]
     moved = [in_view(each, mask) for each, mask in zip(cleaned, masks, strict=True)]
@@ -198,27 +202,28 @@ def after(judge: Judge, cleaned: Sequence[Cleaned], masks: Sequence[Mask]) -> di
         "frames_with_filled_pixels_in_view": int(sum(bool(mask.any()) for mask in seen)),
         "a_mask_geometry": judge.judge(np.stack([pooled(mask) for mask in seen])),
         "a_geometry_of_the_masks_of_c": judge.judge(np.stack([pooled(mask) for mask in moved])),
-        **compare(judge, see_own(judge, cleaned), see_swapped(judge, cleaned, masks)),
+        **compare(judge, own, other),
     }
 
 
 def correlated(judge: Judge, plain: Sequence[Cleaned], painted: Sequence[Cleaned]) -> dict[str, Any]:
     """Return what is told where the overlay and its colour go with the label, by seed, and the controls."""
-    runs: list[dict[str, Any]] = []
+    found: list[Floats] = []
     frames = judge.frames
-    checks: dict[str, Any] = {}
+    first: dict[str, Any] = {}
     for seed in SEEDS:
         chance = np.where(frames.labels, OVERLAY_GIVEN_COLITIS, OVERLAY_GIVEN_NORMAL)
         bears = np.random.default_rng(seed).random(len(plain)) < chance
         cleaned = [inked if on else bare for bare, inked, on in zip(plain, painted, bears, strict=True)]
         masks = masks_of_the_other_class(frames, (plain, painted), bears, seed)
-        runs.append({"seed": seed, **after(judge, cleaned, masks)})
-        if not checks:
+        own, other = see_own(judge, cleaned), see_swapped(judge, cleaned, masks)
+        found.append(judge.differences(own, other))
+        if not first:
             never = [replace(each, pixels=bare.pixels) for each, bare in zip(cleaned, plain, strict=True)]
-            own, kept, clear = (
-                see_own(judge, cleaned), see_own(judge, cleaned, leaky), see_own(judge, never)
-            )  # fmt: skip
-            checks = {
+            kept, clear = see_own(judge, cleaned, leaky), see_own(judge, never)
+            first = {
+                "seed": seed,
+                **after(judge, cleaned, masks, own, other),
                 "b_less_b_never_painted": judge.difference(own, clear),
                 "null_control": compare(judge, clear, see_swapped(judge, never, masks)),
                 "positive_control": {
@@ -228,18 +233,12 @@ def correlated(judge: Judge, plain: Sequence[Cleaned], painted: Sequence[Cleaned
                 },
                 **former(judge, cleaned, own, seed),
             }
-    differences = [run["b_less_c"]["difference"] for run in runs]
     return {
         "overlay_on_colitis": OVERLAY_GIVEN_COLITIS,
         "overlay_on_normal": OVERLAY_GIVEN_NORMAL,
-        "after": runs[0],
-        **checks,
-        "b_less_c_by_seed": {
-            "median": round(float(np.median(differences)), 4),
-            "least": min(differences),
-            "most": max(differences),
-            "runs": [{"seed": run["seed"], **run["b_less_c"]} for run in runs],
-        },
+        "b_less_c": told(np.stack(found)),
+        "b_less_c_by_seed": {str(seed): told(each[None]) for seed, each in zip(SEEDS, found, strict=True)},
+        "first_seed": first,
     }
 
 
@@ -294,7 +293,10 @@ def main() -> None:
                 "removed_pixels": judge.judge(judge.see([picture.astype(np.uint8) for picture in removed])),
             },
             "after": {
-                "dark_map_16x16_of_the_view": judge.judge(dark_in_view), **after(judge, cleaned, masks)
+                "dark_map_16x16_of_the_view": judge.judge(dark_in_view),
+                **after(
+                    judge, cleaned, masks, see_own(judge, cleaned), see_swapped(judge, cleaned, masks)
+                ),
             },
         },
         "overlay_correlated_with_label": correlated(judge, cleaned, painted),

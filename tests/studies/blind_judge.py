@@ -22,6 +22,10 @@ PENALTY = 0.1
 """Of the ridge, as a share of the kernel's mean diagonal times the frames fitted on."""
 
 
+DRAWS = 1000
+"""Of pseudo-patients, with replacement."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Frames:
     """The frames, and a label, pseudo-patient and fold each."""
@@ -75,17 +79,18 @@ class Judge:
             predicted[out] = kernel[out] @ np.linalg.solve(fitted, centred)
         return predicted.round(9)  # frames without a hole are equal: a product's last bits must not rank them
 
-    def difference(self, own: Floats, other: Floats, draws: int = 1000) -> dict[str, float]:
+    def difference(self, own: Floats, other: Floats) -> dict[str, float]:
         """Return AUC(own) - AUC(other) with its 95 % interval, bootstrapped over pseudo-patients."""
+        return told(self.differences(own, other)[None])
+
+    def differences(self, own: Floats, other: Floats) -> Floats:
+        """Return AUC(own) - AUC(other), and the same in every draw of pseudo-patients: ``(1 + DRAWS,)``."""
         generator, patients = np.random.default_rng(1), self.frames.patients.max() + 1
         drawn = [
-            np.bincount(generator.integers(0, patients, patients), minlength=patients) for _ in range(draws)
+            np.bincount(generator.integers(0, patients, patients), minlength=patients) for _ in range(DRAWS)
         ]
         weights = np.stack([np.ones(patients), *drawn])[:, self.frames.patients]
-        found = self._weighted_auc(own, weights) - self._weighted_auc(other, weights)
-        low, high = np.quantile(found[1:], [0.025, 0.975])
-        figures = {"difference": found[0], "low": low, "high": high}
-        return {name: round(float(value), 4) for name, value in figures.items()}
+        return self._weighted_auc(own, weights) - self._weighted_auc(other, weights)
 
     def _weighted_auc(self, features: Floats, weights: Floats) -> Floats:
         labels, folds = self.frames.labels, self.frames.folds
@@ -109,3 +114,15 @@ class Judge:
         coarse = seen.reshape(-1, CELLS, side, CELLS, side, 3).mean(axis=(2, 4)).reshape(len(seen), -1)
         found = np.concatenate([deep, coarse], axis=1).astype(np.float64)
         return np.asarray(found[np.where(shows, np.cumsum(shows) - 1, 0)[1:]], np.float64)
+
+
+def told(found: Floats) -> dict[str, float]:
+    """Return the mean of differences ``(runs, 1 + DRAWS)``, with a 95 % interval over patients and runs.
+
+    Every run draws the same pseudo-patients; for each draw of these the runs are drawn anew as well.
+    """
+    runs, draws = len(found), found.shape[1] - 1
+    picked = np.random.default_rng(2).integers(0, runs, (runs, draws))
+    low, high = np.quantile(found[:, 1:][picked, np.arange(draws)].mean(0), [0.025, 0.975])
+    figures = {"difference": found[:, 0].mean(), "low": low, "high": high}
+    return {name: round(float(value), 4) for name, value in figures.items()}
