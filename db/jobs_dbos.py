@@ -129,7 +129,7 @@ class JobWorker:
         self.owner = f"{socket.gethostname()[:28]}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._database, self._jobs, self._handlers, self._on_buried = database, jobs, handlers, on_buried
         self._transient, self._quotable = transient, quotable
-        self._ttl, self._beat_s, self._since = dt.timedelta(seconds=lease_ttl_s), beat_s, utc_now()
+        self._ttl, self._beat_s = dt.timedelta(seconds=lease_ttl_s), beat_s
         self._active: set[str] = set()  # workflow ids that this process is running
         self._unstarted: set[str] = set()  # those it had taken, but not begun to run, when it last looked
         self._stopped = threading.Event()
@@ -254,7 +254,7 @@ class JobWorker:
     def _beat(self) -> None:
         with self._database.writing() as session:
             now = self._database.now(session)
-            session.merge(LeaseRow(owner=self.owner, started_at=self._since, expires_at=now + self._ttl))
+            session.merge(LeaseRow(owner=self.owner, expires_at=now + self._ttl))
             session.execute(delete(LeaseRow).where(LeaseRow.expires_at < now - KEEP))
 
     def _recover(self) -> None:

@@ -87,7 +87,6 @@ class FrameReading:
     synthetic_share: float | None = None
     fingerprint: Fingerprint | None = None
     view_box: Box | None = None
-    content_area: Box | None = None
 
 
 Task = Callable[[], list[FrameReading]]
@@ -256,7 +255,6 @@ class FrameReader:
                     synthetic_share=share,
                     fingerprint=fingerprint(frame.view),
                     view_box=frame.view_box,
-                    content_area=frame.content_area,
                 )
             readings.append(reading)
         return readings

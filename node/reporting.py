@@ -126,7 +126,7 @@ def _panel(
     reader: FrameReader, frame: FrameReading, gated: Gated, *, voted: bool, image_number: int
 ) -> EvidencePanel:
     prediction = frame.prediction
-    if prediction is None or frame.view_box is None or frame.content_area is None:
+    if prediction is None or frame.view_box is None:
         raise ValueError(
             f"instance {frame.instance_id} frame {frame.frame_number} was not read, yet is shown"
         )
@@ -138,7 +138,6 @@ def _panel(
         source=prediction.source,
         cam=cam,
         view_box=frame.view_box,
-        content_area=frame.content_area,
         confidence=prediction.confidence,
         probability=prediction.probability,
         label=prediction.label,

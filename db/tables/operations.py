@@ -51,7 +51,6 @@ class LeaseRow(Base):
     __tablename__ = "leases"
 
     owner: Mapped[str] = mapped_column(String(64), primary_key=True)
-    started_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     expires_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)
 
 

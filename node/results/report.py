@@ -30,8 +30,6 @@ class EvidencePanel:
         gives none.
     view_box
         The rectangle of `pixels` that the model saw, in source pixels.
-    content_area
-        The rectangle of `pixels` that holds the endoscopic image.
     confidence
         Largest softmax probability, 0-1.
     probability
@@ -54,7 +52,6 @@ class EvidencePanel:
     source: FrameSource
     cam: NDArray[np.float32] | None
     view_box: Box
-    content_area: Box
     confidence: float
     probability: float
     label: str

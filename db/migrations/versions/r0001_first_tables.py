@@ -95,7 +95,6 @@ def upgrade() -> None:
     op.create_table(
         "leases",
         sa.Column("owner", sa.String(length=64), nullable=False),
-        sa.Column("started_at", INSTANT, nullable=False),
         sa.Column("expires_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("owner", name="pk_leases"),
     )

@@ -30,7 +30,6 @@ def make_panel(seed: int = 0, **changes: Any) -> EvidencePanel:
         "source": FrameSource("1.2.3.4.5", 1),
         "cam": rng.normal(size=(7, 7)).astype(np.float32),
         "view_box": (20, 10, 100, 86),
-        "content_area": (4, 4, 116, 92),
         "confidence": 0.981,
         "probability": 0.981,
         "label": "ibd",
