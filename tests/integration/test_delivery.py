@@ -4,180 +4,29 @@ import datetime as dt
 import multiprocessing
 import os
 import signal
-import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pynetdicom import evt
 from sqlalchemy import select
 
-from db.engine import Database, open_database, utc_now
+from db.engine import utc_now
 from db.jobs import Claim
-from db.schema import installation_id
 from db.tables import (
     AuditEventRow,
     DeliveredObjectRow,
     DeliveryRow,
     ExamRow,
-    JobRow,
     PeerMemoryRow,
     ResultObjectRow,
 )
 from node.delivery import deliver
-from node.files import FileStore
-from node.house import Node
-from node.results.report import EncodedObject
-from node.results.secondary_capture import build_secondary_capture
-from node.settings import Peer, Settings
-from tests.unit.node.conftest import RowJobs
+from node.settings import Peer
+from tests.integration.delivering import BOTH, SINGLE, Archive, Bench, down, open_node, result
 from tests.unit.node.dicom.test_scu import answering, scp
-from tests.unit.node.results.conftest import LOSSLESS, make_panel, make_report, make_template
-
-MULTI, SINGLE = "1.2.840.10008.5.1.4.1.1.7.4", "1.2.840.10008.5.1.4.1.1.7"
-BOTH = (MULTI, SINGLE)
-
-
-def result(exam_key: str = "key", pages: int = 2) -> EncodedObject:
-    """Return a multi-frame result of so many pages."""
-    report = make_report(evidence=tuple(make_panel(number) for number in range(pages - 1)))
-    return build_secondary_capture(
-        report,
-        template=make_template(),
-        sources=[LOSSLESS],
-        installation_id="i",
-        exam_key=exam_key,
-        timezone="",
-    )
-
-
-def open_node(folder: Path, database_url: str, *peers: Peer) -> Node:
-    settings = Settings(
-        storage_dir=folder / "store",
-        database_url=database_url,
-        peers=peers,
-        min_free_bytes=0,
-        network_timeout_s=2,
-    )
-    database = open_database(database_url)
-    files = FileStore(settings.storage_dir, min_free_bytes=0)
-    installation = installation_id(database)
-    files.prepare(installation)
-    return Node(settings, database, files, RowJobs(), installation)
-
-
-@dataclass
-class Bench:
-    """A node whose peers can be set, and what its tables say."""
-
-    node: Node
-
-    def peers(self, *peers: Peer) -> None:
-        """Let the settings name these peers."""
-        self.node = replace(self.node, settings=self.node.settings.model_copy(update={"peers": peers}))
-
-    def exam(self, encoded: EncodedObject, *ae_titles: str, exam_id: str = "e1") -> list[Claim]:
-        """Write a read exam with its stored result, a delivery and a job a peer; return the claims."""
-        kept = self.node.files.keep_bytes(encoded.data)
-        now = utc_now()
-        with self.node.database.writing() as session:
-            session.add(
-                ExamRow(
-                    id=exam_id, exam_key=exam_id, revision=1, study_instance_uid="1.2.3", state="read",
-                    opened_at=now, last_new_at=now, closes_at=now, step_seconds={"read": 1.0},
-                )
-            )  # fmt: skip
-            session.flush()
-            session.add(
-                ResultObjectRow(
-                    exam_id=exam_id, kind=encoded.kind, form=encoded.form, item=encoded.item,
-                    sop_instance_uid=encoded.sop_instance_uid, sop_class_uid=encoded.sop_class_uid,
-                    series_instance_uid=encoded.series_instance_uid,
-                    sha256=kept.sha256, size_bytes=kept.size_bytes, created_at=now,
-                )
-            )  # fmt: skip
-            deliveries = [
-                DeliveryRow(
-                    exam_id=exam_id, peer_ae_title=title, state="pending",
-                    deadline_at=now + dt.timedelta(days=7),
-                )
-                for title in ae_titles
-            ]  # fmt: skip
-            session.add_all(deliveries)
-            session.flush()
-            subjects = [str(delivery.id) for delivery in deliveries]
-            jobs = [self.node.jobs.enqueue(session, "deliver", subject) for subject in subjects]
-        return [
-            Claim(job_id=job, kind="deliver", subject_id=subject, attempts=1, owner="test")
-            for job, subject in zip(jobs, subjects, strict=True)
-        ]
-
-    def delivery(self, claim: Claim) -> DeliveryRow:
-        """Return the delivery of a claim."""
-        with self.node.database.reading() as session:
-            return session.get_one(DeliveryRow, int(claim.subject_id))
-
-    def exam_row(self, exam_id: str = "e1") -> ExamRow:
-        """Return an exam."""
-        with self.node.database.reading() as session:
-            return session.get_one(ExamRow, exam_id)
-
-    def job(self, claim: Claim) -> JobRow:
-        """Return the job of a claim."""
-        with self.node.database.reading() as session:
-            return session.get_one(JobRow, claim.job_id)
-
-    def change(self, row: type[Any], key: Any, **values: Any) -> None:
-        """Change a row, as another process would."""
-        with self.node.database.writing() as session:
-            for name, value in values.items():
-                setattr(session.get_one(row, key), name, value)
-
-    def events(self) -> list[str]:
-        """Return the audit trail's events in order."""
-        with self.node.database.reading() as session:
-            return list(session.scalars(select(AuditEventRow.event).order_by(AuditEventRow.id)))
-
-    def count(self, row: type[Any]) -> int:
-        """Return how many rows a table has."""
-        with self.node.database.reading() as session:
-            return len(list(session.scalars(select(row))))
-
-
-@pytest.fixture
-def bench(database: Database, tmp_path: Path) -> Iterator[Bench]:
-    """Return a bench on a fresh database of each kind, and a fresh folder."""
-    bench = Bench(open_node(tmp_path, database.url))
-    yield bench
-    bench.node.database.close()
-
-
-@dataclass
-class Archive:
-    """A C-STORE handler that keeps what it is given: SOP Instance UID -> every copy of the dataset."""
-
-    status: int = 0
-
-    def __post_init__(self) -> None:
-        """Begin empty."""
-        self.held: dict[str, list[bytes]] = {}
-
-    def __call__(self, event: evt.Event) -> int:
-        """Keep one object."""
-        uid = str(event.request.AffectedSOPInstanceUID)
-        self.held.setdefault(uid, []).append(event.request.DataSet.getvalue())
-        return self.status
-
-
-def down() -> Peer:
-    """Return a peer at a port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return Peer(ae_title="PACS", host="127.0.0.1", port=probe.getsockname()[1])
 
 
 def test_a_result_is_delivered_when_every_object_is_answered(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from node.results.page import draw_pages
 from node.results.secondary_capture import build_secondary_capture
 from node.settings import Peer, Settings
 from tests.acceptance.peers import Orthanc, _listens, free_port, missing_tools, wait_for
-from tests.integration.test_delivery import MULTI, SINGLE, Bench, bench, result
+from tests.integration.delivering import MULTI, SINGLE, Bench, bench, result
 from tests.unit.node.results.conftest import LOSSLESS, encode, make_report, make_source, make_template
 
 __all__ = ["bench"]

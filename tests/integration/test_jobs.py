@@ -6,9 +6,8 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -16,73 +15,14 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from db.audit import record
-from db.engine import Database, open_database, utc_now
+from db.engine import Database, utc_now
 from db.errors import DatabaseError
 from db.jobs import Claim, LostClaimError
 from db.jobs_dbos import DbosJobs, JobWorker
-from db.schema import ensure_schema
-from db.tables import AuditEventRow, JobRow, LeaseRow
+from db.tables import AuditEventRow, JobRow
+from tests.integration.working import Work, enqueue, finishing, jobs, row, until, work
 
-Handler = Callable[[Claim], None]
-Work = Callable[[Handler], JobWorker]
-
-
-def until(condition: Callable[[], bool], within_s: float = 15) -> None:
-    """Wait until the condition holds, at most so long."""
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-@pytest.fixture
-def jobs(database: Database) -> DbosJobs:
-    return DbosJobs(database)
-
-
-@pytest.fixture
-def work(database: Database, jobs: DbosJobs) -> Iterator[Work]:
-    """Return what starts a worker whose every kind has the given handler."""
-    workers: list[JobWorker] = []
-
-    def on_buried(session: Session, claim: Claim, error: str) -> None:
-        record(session, "buried", claim.subject_id, error=error)
-
-    def start(handler: Handler) -> JobWorker:
-        handlers = dict.fromkeys(("compare", "close", "read", "deliver"), handler)
-        worker = JobWorker(
-            database, jobs, handlers, on_buried=on_buried, transient=(OSError, OperationalError),
-            quotable=(RuntimeError,), lease_ttl_s=5, beat_s=0.2,
-        )  # fmt: skip
-        worker.start()
-        workers.append(worker)
-        return worker
-
-    yield start
-    for worker in workers:
-        worker.stop(0)
-
-
-def enqueue(database: Database, jobs: DbosJobs, kind: str, subject_id: str, *, in_s: float = 0) -> str:
-    not_before_at = utc_now() + dt.timedelta(seconds=in_s) if in_s else None
-    with database.writing() as session:
-        return jobs.enqueue(session, kind, subject_id, not_before_at=not_before_at)
-
-
-def finishing(database: Database, jobs: DbosJobs, claims: list[Claim]) -> Handler:
-    """Return a handler that notes its claim and finishes it."""
-
-    def handle(claim: Claim) -> None:
-        with database.writing() as session:
-            jobs.finish(session, claim)
-        claims.append(claim)
-
-    return handle
-
-
-def row(database: Database, job_id: str) -> JobRow:
-    with database.reading() as session:
-        return session.get_one(JobRow, job_id)
+__all__ = ["jobs", "work"]
 
 
 def test_a_job_is_rolled_back_with_its_rows(database: Database, jobs: DbosJobs, work: Work) -> None:
@@ -377,51 +317,6 @@ def test_a_job_about_to_run_is_not_dispatched_again(database: Database, jobs: Db
     assert row(database, job_id).dispatch == 2
 
 
-def test_stopping_drains(database: Database, jobs: DbosJobs, work: Work) -> None:
-    """SIGTERM loses nothing: what runs ends, what waits waits, and the lease is given up at once."""
-    entered = threading.Event()
-
-    def handle(claim: Claim) -> None:
-        entered.set()
-        time.sleep(1.5)
-        with database.writing() as session:
-            jobs.finish(session, claim)
-
-    worker = work(handle)
-    running = enqueue(database, jobs, "read", "running")
-    waiting = enqueue(database, jobs, "read", "waiting")
-    assert entered.wait(10)
-    worker.stop(10)
-    assert (row(database, running).state, row(database, waiting).state) == ("done", "queued")
-    with database.reading() as session:
-        assert session.scalars(select(LeaseRow)).all() == []
-
-
-def test_what_a_stop_cuts_off_is_left_to_others_uncounted(
-    database: Database, jobs: DbosJobs, work: Work
-) -> None:
-    """Three restarts during one long video must not bury its exam."""
-    entered, released = threading.Event(), threading.Event()
-
-    def handle(claim: Claim) -> None:
-        entered.set()
-        released.wait(20)
-        with database.writing() as session:
-            jobs.finish(session, claim)
-
-    worker = work(handle)
-    job_id = enqueue(database, jobs, "read", "a")
-    assert entered.wait(10)
-    worker.stop(0)
-    assert (row(database, job_id).state, row(database, job_id).attempts) == ("running", 0)
-
-    claims: list[Claim] = []
-    work(finishing(database, jobs, claims))
-    until(lambda: row(database, job_id).state == "done")
-    released.set()  # the one cut off wakes up, and finds its claim gone
-    assert [claim.attempts for claim in claims] == [1]
-
-
 def test_old_workflows_are_deleted_and_what_waits_is_not(
     database: Database, jobs: DbosJobs, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -433,50 +328,3 @@ def test_old_workflows_are_deleted_and_what_waits_is_not(
     work(finishing(database, jobs, claims))
     until(lambda: row(database, done).state == "done")
     until(lambda: [flow.workflow_id for flow in jobs.client.list_workflows()] == [f"{later}.1"])
-
-
-def test_four_readers_and_two_writers_meet_no_lock(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """SQLite has one write lock for receiver, workers and DBOS: an error here is a study refused there."""
-    url = f"sqlite:///{tmp_path / 'endonode.db'}"
-    databases = [open_database(url) for _ in range(7)]
-    ensure_schema(databases[0])
-    jobs = DbosJobs(databases[0])
-    claims: list[Claim] = []
-    handlers = {"deliver": finishing(databases[0], jobs, claims)}
-    worker = JobWorker(databases[0], jobs, handlers, on_buried=lambda *_: None, beat_s=0.2)
-    worker.start()
-    ends_at = time.monotonic() + (10 if request.config.getoption("--full") else 3)
-    failures: list[Exception] = []
-    written: list[str] = []
-
-    def loop(turn: Callable[[], None]) -> None:
-        while time.monotonic() < ends_at and not failures:
-            try:
-                turn()
-            except Exception as error:  # noqa: BLE001 - the test fails with whatever it is
-                failures.append(error)
-
-    def read(database: Database) -> None:
-        with database.reading() as session:
-            before = session.scalar(select(func.count(AuditEventRow.id)))
-            time.sleep(0.01)
-            assert session.scalar(select(func.count(AuditEventRow.id))) == before, "a reader saw two states"
-
-    def write(database: Database) -> None:
-        with database.writing() as session:
-            record(session, "written", "a")
-            written.append(jobs.enqueue(session, "deliver", str(len(written))))
-
-    threads = [threading.Thread(target=loop, args=(lambda d=d: read(d),)) for d in databases[1:5]]
-    threads += [threading.Thread(target=loop, args=(lambda d=d: write(d),)) for d in databases[5:]]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failures == []
-    assert claims
-    worker.stop(5)
-    with databases[0].reading() as session:
-        assert session.scalar(select(func.count(AuditEventRow.id))) == len(written) > 0
-    for database in databases:
-        database.close()
