@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from pipeline.clean.strokes import find_lines
 from pipeline.clean.text import Quad
 from pipeline.errors import DetectorError
 from pipeline.frame import Pixels
@@ -88,7 +87,7 @@ class RapidText:
         with self._turn:
             (maps,) = self._session.run(None, {self._input: np.ascontiguousarray(tensor)})
         stretch = np.array((columns / size[0], rows / size[1]), np.float32)
-        return [quad * stretch for quad in _rectangles(maps[0, 0])] + _missed(pixels)
+        return [quad * stretch for quad in _rectangles(maps[0, 0])]
 
 
 def _network() -> bytes:
@@ -106,17 +105,6 @@ def _network() -> bytes:
             "install rapidocr 3.10.0"
         )
     return network
-
-
-def _missed(pixels: Pixels) -> list[Quad]:
-    """Return the lines of strokes, of which the network misses some on glare and on pale tissue.
-
-    On the frames of `STROKE_SIDE`, with these 1, 12 and 44 strings are wholly missed.
-    """
-    return [
-        np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], np.float32)
-        for x0, y0, x1, y1 in find_lines(pixels)
-    ]
 
 
 def _multiple(length: float) -> int:

@@ -15,9 +15,10 @@ from pipeline.clean.fill import Inpainter, fill, telea
 from pipeline.clean.instruments import InstrumentDetector
 from pipeline.clean.known_text import confirms
 from pipeline.clean.layout import Layout, Spread, is_of, learn_layouts
+from pipeline.clean.overlay import find_text
 from pipeline.clean.quality import refusal
 from pipeline.clean.recipe import DEFAULT, Recipe
-from pipeline.clean.text import TextDetector, text_mask
+from pipeline.clean.text import TextDetector
 from pipeline.frame import CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
 
 Mask = NDArray[np.bool_]
@@ -118,7 +119,7 @@ class Cleaner:
             if known is not None and confirms(known, pixels, area):
                 text, reason = known.mask, "known_text"
             else:
-                text, reason = text_mask(self.tools.text(pixels), rows=rows, columns=columns), None
+                text, reason = find_text(self.tools.text, pixels), None
             ledger.enter("text", "passed", reason=reason, mask_area=int(np.count_nonzero(text)))
             hole |= text
         if self.tools.instruments is not None:

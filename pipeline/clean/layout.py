@@ -6,13 +6,19 @@ afterwards: what becomes of a frame depends neither on the order of frames nor o
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.clean.content_area import ContentArea, find_content_area, still_holds
 from pipeline.clean.known_text import KnownText, learn_text
-from pipeline.clean.text import Quad, TextDetector, text_mask
+from pipeline.clean.overlay import find_text
+from pipeline.clean.text import TextDetector
 from pipeline.frame import Pixels
 
-Spread = Callable[[TextDetector, Sequence[Pixels]], Iterable[Sequence[Quad]]]
+Mask = NDArray[np.bool_]
+Spread = Callable[[Callable[[Pixels], Mask], Sequence[Pixels]], Iterable[Mask]]
 
 SAMPLED = 16
 """Frames of an exam from which its layouts are learned, at most."""
@@ -67,6 +73,5 @@ def _text_of(
 ) -> KnownText | None:
     if detector is None:
         return None
-    rows, columns = area.mask.shape
-    masks = [text_mask(quads, rows=rows, columns=columns) for quads in spread(detector, members)]
+    masks = spread(partial(find_text, detector), members)
     return learn_text(list(zip(members, masks, strict=True)), area)

@@ -25,8 +25,10 @@ from db.tables import (
 )
 from node.delivery import deliver
 from node.settings import Peer
-from tests.integration.delivering import BOTH, SINGLE, Archive, Bench, down, open_node, result
+from tests.integration.delivering import BOTH, SINGLE, Archive, Bench, bench, down, open_node, result
 from tests.unit.node.dicom.test_scu import answering, scp
+
+__all__ = ["bench"]
 
 
 def test_a_result_is_delivered_when_every_object_is_answered(bench: Bench) -> None:
