@@ -40,12 +40,18 @@ class Judge:
     """What can be told of the frames' labels from features of parts of them."""
 
     def __init__(self, frames: Frames, trunk: Any, permutations: int) -> None:
-        self.frames, self._trunk = frames, trunk
+        self.frames, self._trunk, self._permutations = frames, trunk, permutations
         generator = np.random.default_rng(0)
         of_patient = np.zeros(frames.patients.max() + 1, bool)
         of_patient[frames.patients] = frames.labels
         permuted = [generator.permutation(of_patient)[frames.patients] for _ in range(permutations)]
         self._labels = np.column_stack([frames.labels, *permuted])
+
+    def of(self, chosen: NDArray[np.int64]) -> "Judge":
+        """Return the judge of some of the frames."""
+        frames = self.frames
+        part = Frames([], frames.labels[chosen], frames.patients[chosen], frames.folds[chosen])
+        return Judge(part, self._trunk, self._permutations)
 
     def judge(self, features: Floats) -> dict[str, float]:
         """Return the AUC averaged over folds, that of permuted labels, and p."""
