@@ -13,9 +13,7 @@ from pipeline.clean.content_area import ContentArea, find_content_area
 from pipeline.clean.crop import crop_view, view_box
 from pipeline.clean.fill import Inpainter, fill, telea
 from pipeline.clean.instruments import InstrumentDetector
-from pipeline.clean.known_text import confirms
-from pipeline.clean.layout import Layout, Spread, is_of, learn_layouts
-from pipeline.clean.overlay import find_text
+from pipeline.clean.layout import Layout, Spread, is_of, layout_text, learn_layouts
 from pipeline.clean.quality import refusal
 from pipeline.clean.recipe import DEFAULT, Recipe
 from pipeline.clean.text import TextDetector
@@ -87,7 +85,7 @@ class Cleaner:
                 ledger.enter("quality", "rejected", reason=reason)
                 return RejectedFrame(frame.source, reason, tuple(ledger.entries), area.box)
             ledger.enter("quality", "passed")
-        hole = self._find(pixels, area, layout, ledger)
+        hole = self._find(pixels, area, layout, layouts, ledger)
         filled = pixels
         if "fill" in steps:
             filled, hole = fill(pixels, hole, area.mask, inpainter=self.tools.inpainter)
@@ -110,16 +108,20 @@ class Cleaner:
             ledger=tuple(ledger.entries),
         )
 
-    def _find(self, pixels: Pixels, area: ContentArea, layout: Layout | None, ledger: "_Ledger") -> Mask:
+    def _find(
+        self,
+        pixels: Pixels,
+        area: ContentArea,
+        layout: Layout | None,
+        layouts: Sequence[Layout],
+        ledger: "_Ledger",
+    ) -> Mask:
         """Return the union of what is to go: text and instruments."""
         rows, columns = pixels.shape[:2]
         hole = np.zeros((rows, columns), np.bool_)
         if self.tools.text is not None:
-            known = layout.text if layout else None
-            if known is not None and confirms(known, pixels, area):
-                text, reason = known.mask, "known_text"
-            else:
-                text, reason = find_text(self.tools.text, pixels), None
+            text, known = layout_text(pixels, area, self.tools.text, layout=layout, layouts=layouts)
+            reason = "known_text" if known else None
             ledger.enter("text", "passed", reason=reason, mask_area=int(np.count_nonzero(text)))
             hole |= text
         if self.tools.instruments is not None:

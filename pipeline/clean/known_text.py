@@ -69,6 +69,8 @@ class KnownText:
         1 where no sample was lit, apart from text: outside the content and its glow.
     most_coloured
         Pixels greener or bluer than tissue that a frame may have.
+    places
+        ``(rows, columns)`` uint8, read-only: the number of each place where some samples have text, else 0.
     """
 
     mask: NDArray[np.bool_]
@@ -77,10 +79,11 @@ class KnownText:
     searched: Plane
     dark: Plane
     most_coloured: int
+    places: Plane
 
     def __post_init__(self) -> None:
         """Make the arrays read-only."""
-        for plane in (self.mask, self.searched, self.dark):
+        for plane in (self.mask, self.searched, self.dark, self.places):
             plane.setflags(write=False)
 
 
@@ -95,7 +98,8 @@ def learn_text(samples: Sequence[tuple[Pixels, NDArray[np.bool_]]], area: Conten
         The content area of the layout.
     """
     votes = np.asarray(np.sum([mask for _, mask in samples], axis=0, dtype=np.uint8))
-    mask = _envelope(np.greater(votes, MAJORITY * len(samples)), np.greater(votes, ENVELOPE * len(samples)))
+    loose = np.greater(votes, ENVELOPE * len(samples))
+    mask = _envelope(np.greater(votes, MAJORITY * len(samples)), loose)
     frames = [working_channels(pixels) for pixels, _ in samples]
     shape = frames[0][0].shape
     masks = [_shrunk(text, shape) for _, text in samples]
@@ -121,6 +125,7 @@ def learn_text(samples: Sequence[tuple[Pixels, NDArray[np.bool_]]], area: Conten
         searched=searched,
         dark=dark,
         most_coloured=MOST_COLOURED + 2 * max(cv2.countNonZero(each & searched) for each in coloured),
+        places=_numbered(loose),
     )
 
 
@@ -168,6 +173,12 @@ def _beside(box: Box, strokes: Plane, searched: Plane) -> tuple[int, int]:
     right = (slice(y0, y1), slice(x1, x1 + high))
     found = [int((strokes[window] & searched[window]).sum()) for window in (left, right)]
     return found[0], found[1]
+
+
+def _numbered(mask: NDArray[np.bool_]) -> Plane:
+    """Return the number of each piece, or 0; those past the 255th share its number."""
+    _, pieces = cv2.connectedComponents(mask.astype(np.uint8))
+    return np.minimum(pieces, 255).astype(np.uint8)
 
 
 def _envelope(core: NDArray[np.bool_], loose: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clean.content_area import ContentArea, find_content_area, still_holds
-from pipeline.clean.known_text import KnownText, learn_text
-from pipeline.clean.overlay import find_text
+from pipeline.clean.known_text import KnownText, confirms, learn_text
+from pipeline.clean.overlay import find_text, standing, without_slits
 from pipeline.clean.text import TextDetector
 from pipeline.frame import Pixels
 
@@ -24,12 +24,23 @@ SAMPLED = 16
 """Frames of an exam from which its layouts are learned, at most."""
 
 
+LEAST_SAMPLED = 3
+"""Frames from which a layout's text is known well enough for another frame to go without full detection: what
+one frame's glare hides, the others show."""
+
+
+NEAR = (0.006, 0.08)
+"""Shares of rows and columns by which two sizes differ that are one processor's, cropped below and on the
+right: of 207 frames of a public folder 33 have a size of their own, all within this of one of four sizes."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
     """A size and border of frames, and the text that stands there."""
 
     area: ContentArea
     text: KnownText | None
+    trusted: bool
 
 
 def sampled(count: int) -> list[int]:
@@ -60,12 +71,50 @@ def learn_layouts(
             found = find_content_area(pixels)
             if found is not None:
                 groups.append((found, [pixels]))
-    return tuple(Layout(area, _text_of(members, area, detector, spread)) for area, members in groups)
+    return tuple(
+        Layout(area, _text_of(members, area, detector, spread), len(members) >= LEAST_SAMPLED)
+        for area, members in groups
+    )
 
 
 def is_of(pixels: Pixels, area: ContentArea) -> bool:
     """Say whether a frame has this size and content area."""
     return pixels.shape[:2] == area.mask.shape and still_holds(area, pixels)
+
+
+def layout_text(
+    pixels: Pixels,
+    area: ContentArea,
+    detector: TextDetector,
+    *,
+    layout: Layout | None,
+    layouts: Sequence[Layout],
+) -> tuple[Mask, bool]:
+    """Return the mask of a frame's text, and whether the frame was spared the full detection.
+
+    Where its layout has text, the frame is masked as well unless it is plainly empty there; so it is where
+    others of its size have text, once some was found in their places.
+    """
+    known = layout.text if layout and layout.trusted else None
+    confirmed = known is not None and confirms(known, pixels, area)
+    mask = known.mask if known is not None and confirmed else find_text(detector, pixels)
+    found = mask
+    for other in (layout,) if confirmed else layouts:
+        if other is None or other.text is None or not _is_near(other.text.mask.shape, mask.shape):
+            continue
+        if other is layout or _meets(other.text.places, found):
+            mask = mask | standing(other.text.places, pixels)
+    return without_slits(mask), confirmed
+
+
+def _is_near(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(abs(one - two) <= slack * one for one, two, slack in zip(size, other, NEAR, strict=True))
+
+
+def _meets(places: NDArray[np.uint8], found: Mask) -> bool:
+    """Return whether some text was found in a place, so that the layout's overlay may be there."""
+    rows, columns = np.minimum(places.shape, found.shape)
+    return bool((found[:rows, :columns] & (places[:rows, :columns] > 0)).any())
 
 
 def _text_of(

@@ -12,7 +12,7 @@ from pipeline.adapters.rapid_text import RapidText
 from pipeline.clean.content_area import find_content_area
 from pipeline.clean.fill import fill
 from pipeline.clean.known_text import KnownText, confirms, learn_text
-from pipeline.clean.text import text_mask
+from pipeline.clean.overlay import find_text
 from pipeline.frame import Pixels
 from tests.overlays import Line, Painted, paint, random_lines, without_text
 
@@ -46,7 +46,7 @@ def text_free(data_dir: Path, count: int | None) -> Iterator[Pixels]:
 
 
 def masked(detector: RapidText, pixels: Pixels) -> NDArray[np.bool_]:
-    return text_mask(detector(pixels), rows=pixels.shape[0], columns=pixels.shape[1])
+    return find_text(detector, pixels)
 
 
 def quality_of(rng: np.random.Generator) -> int | None:

@@ -67,14 +67,15 @@ def test_the_sample_is_even_and_within_the_exam() -> None:
 def test_what_stands_still_is_looked_for_on_the_sample_only(exam: list[Pixels]) -> None:
     detector = SeesWhite()
     found = masks(Cleaner(Tools(text=detector), RECIPE), exam)
-    assert detector.asked == SAMPLED
+    assert detector.asked == 2 * SAMPLED  # each is looked at twice
     assert all(mask[45:62, 22:130].mean() > 0.9 and mask[485:502, 302:400].mean() > 0.9 for mask in found)
 
 
 def test_a_frame_with_other_text_is_searched_itself(exam: list[Pixels]) -> None:
     """A name that appears once must not slip through because the rest of its exam has none there."""
     cv2.putText(exam[7], "MIRA OSTROVAN", (320, 250), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (250, 250, 250), 2)
-    exam[11][485:505, 298:420] = exam[11][445:465, 298:420]  # and one text was switched off
+    smooth = cv2.GaussianBlur(exam[11], (0, 0), 6)  # and one text was switched off
+    exam[11][470:520, 280:440] = np.median(smooth[470:520, 280:440], axis=(0, 1))
     found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), exam)
     assert found[7][235:250, 325:480].mean() > 0.9
     assert not found[11][485:505, 298:420].any()
