@@ -96,15 +96,15 @@ def layout_text(
     others of its size have text, once some was found in their places.
     """
     known = layout.text if layout and layout.trusted else None
-    confirmed = known is not None and confirms(known, pixels, area)
-    mask = known.mask if known is not None and confirmed else find_text(detector, pixels)
-    found = mask
-    for other in (layout,) if confirmed else layouts:
-        if other is None or other.text is None or not _is_near(other.text.mask.shape, mask.shape):
+    if known is not None and confirms(known, pixels, area):
+        return known.mask | standing(known.places * ~known.mask, pixels), True
+    mask = found = find_text(detector, pixels)
+    for other in layouts:
+        if other.text is None or not _is_near(other.text.mask.shape, mask.shape):
             continue
         if other is layout or _meets(other.text.places, found):
             mask = mask | standing(other.text.places, pixels)
-    return without_slits(mask), confirmed
+    return without_slits(mask), False
 
 
 def _is_near(size: tuple[int, ...], other: tuple[int, ...]) -> bool:

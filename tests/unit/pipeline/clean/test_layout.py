@@ -103,3 +103,25 @@ def test_two_borders_in_one_exam_are_two_layouts(exam: list[Pixels], mucosa: Muc
     boxes = [each.content_area for each in cleaned]
     assert boxes[1] == (0, 0, 720, 576)
     assert boxes[0] != boxes[1]
+
+
+def test_two_samples_are_too_few_to_spare_a_frame_the_search(exam: list[Pixels]) -> None:
+    """What glare hides in both would be hidden in none of the frames they confirm."""
+    detector = SeesWhite()
+    cleaner = Cleaner(Tools(text=detector), RECIPE)
+    for count, searches in ((2, 2), (3, 0)):
+        layouts = cleaner.learn([pixels.copy() for pixels in exam[:count]])
+        detector.asked = 0
+        cleaner.clean(Frame(exam[20].copy(), FrameSource("1.2.3", 1)), layouts)
+        assert detector.asked == searches
+
+
+def test_text_of_some_samples_is_masked_where_a_frame_shows_it_too_faintly(exam: list[Pixels]) -> None:
+    """The place of a clock is known, though this frame's glare washes its digits out."""
+    for place, frame in enumerate(exam):
+        if place % 3 == 0:
+            cv2.putText(frame, "09:41:20", (20, 300), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (250, 250, 250), 1)
+    exam[7][270:320, 10:140] = 200
+    cv2.putText(exam[7], "09:41:20", (20, 300), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (215, 215, 215), 1)
+    found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), exam)
+    assert found[7][286:300, 22:100].mean() > 0.9
