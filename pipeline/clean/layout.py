@@ -92,14 +92,14 @@ def layout_text(
 ) -> tuple[Mask, bool]:
     """Return the mask of a frame's text, and whether the frame was spared the full detection.
 
-    Where its layout has text, the frame is masked as well unless it is plainly empty there; so it is where
-    others of its size have text, once some was found in their places.
+    Where its layout has text, the frame is masked as well unless it is plainly empty there; where
+    that is not known well, so it is where others of its size have text, once some was found in their places.
     """
     known = layout.text if layout and layout.trusted else None
     if known is not None and confirms(known, pixels, area):
         return known.mask | standing(known.places * ~known.mask, pixels), True
     mask = found = find_text(detector, pixels)
-    for other in layouts:
+    for other in (layout,) if layout and layout.trusted else layouts:
         if other.text is None or not _is_near(other.text.mask.shape, mask.shape):
             continue
         if other is layout or _meets(other.text.places, found):

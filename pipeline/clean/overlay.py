@@ -1,4 +1,5 @@
-"""Find all overlay text: by two looks of the detector, by strokes, and where a column or a layout has it."""
+"""Find all overlay text: by two looks of the detector, by strokes, and where a column or a layout has
+it."""
 
 from collections.abc import Sequence
 
@@ -11,11 +12,16 @@ from pipeline.clean.text import Quad, TextDetector, text_mask
 from pipeline.frame import Box, Pixels
 
 WINDOW, FLOOR, GAIN, GREY = 25, 8, 50, 110
-"""Pixels at 576 rows, levels, and levels a deviation, by which the second look's contrast is evened."""
+"""Pixels at 576 rows, levels, and levels a deviation, by which the second look's contrast is evened. On 20
+frames with six painted strings each a gain of 70 finds as much of them, and masks 1.08 % of what is far
+from text in place of 0.64. Green, or the least of the colours, finds less than blue, in which glare on
+mucosa is darkest; so does a look at a short side of 768, which takes 1.8 times as long."""
 
 MOST_SLANT = 6.0
 LEAST_ASPECT = 1.1
-"""Degrees off the rows, and length over height, of a box that is a line of a column."""
+"""Degrees off the rows, and length over height, of a box that is a line. Of the second look only lines
+count: 53 frames have as many of their letters masked, 0.72 % of what is far from text (0.87 % where each
+box counts), and 0.04 % of what has none (0.15)."""
 
 LEAST_LINES = 3
 """Lines with one left edge that are a column."""
@@ -24,10 +30,12 @@ ALIGNED = 0.4
 """How far left edges in a column lie apart, as a share of the lines' height."""
 
 ABOVE, BELOW, ASIDE = 2, 6, 6
-"""Heights of a line by which a column may go on above and below, and by which a line may start too late."""
+"""Heights of a line by which a column may go on above and below, and by which a line may start too late:
+counters stand 3.5 below clocks."""
 
 FAINT = (35, 60, 100)
-"""Evened contrasts at which a column's lines are looked for."""
+"""Evened contrasts at which a column's lines are looked for: of a digit on pale tissue, on mucosa and on
+black."""
 
 LONGEST = 10
 """Heights of a line that what continues a column is long, at most: borders are longer."""
@@ -35,21 +43,26 @@ LONGEST = 10
 GAP = 9
 """Columns that join a column's letters to a line."""
 
-
 STANDING, EMPTY = 30, 0.04
-"""Evened contrast of a stroke, and share of a known place that strokes cover, up to which it is empty. Of 270
-places on text-free tissue a quarter are seen to be; a counter on white glare has 0.054. At 50 and 0.02 such
-counters of 0.001 stay readable."""
+"""Evened contrast of a stroke, and share of a known place that strokes cover, up to which it is empty. Of
+270 places on text-free tissue a quarter are seen to be; a counter on white glare has 0.054. At 50 and 0.02
+such counters of 0.001 stay readable."""
 
 ROUND = 16
 """Pixels round a place from which its contrast is evened."""
 
 SLIT = 0.03
-"""Rows between lines, as a share of the short side, that are masked with them (17 at 576)."""
+"""Rows between lines, as a share of the short side, that are masked with them (17 at 576): lines stand 9 to
+19 apart, box to box, where they are one block."""
 
 
 def find_text(detector: TextDetector, pixels: Pixels) -> NDArray[np.bool_]:
-    """Return ``(rows, columns)`` bool: where text stands in an RGB frame, or is likely to."""
+    """Return ``(rows, columns)`` bool: where text stands in an RGB frame, or is likely to.
+
+    Of 1896 strings painted on 316 frames one look of the network and lines of strokes miss 21, this 16; of
+    207 frames as they were taken 33 keep something readable with those, about 18 with this, and none where
+    the layouts' places are masked too.
+    """
     rows, columns = pixels.shape[:2]
     short = min(rows, columns)
     even = evened(pixels, short=short)
