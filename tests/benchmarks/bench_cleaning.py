@@ -24,8 +24,8 @@ from pipeline.adapters.rapid_text import RapidText
 from pipeline.clean.cleaner import Cleaner, Tools
 from pipeline.clean.content_area import find_content_area
 from pipeline.clean.layout import sampled
+from pipeline.clean.overlay import find_text
 from pipeline.clean.recipe import Recipe
-from pipeline.clean.text import text_mask
 from pipeline.frame import CleanFrame, Frame, FrameSource, Pixels
 from tests.exam_frames import Exam, load_tissue, paint_exam
 
@@ -43,7 +43,7 @@ def naive(pixels: Pixels, detector: RapidText) -> tuple[NDArray[np.bool_], dict[
     marks.append(time.perf_counter())
     cv2.Laplacian(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.CV_64F)[area.mask].var()
     marks.append(time.perf_counter())
-    text = text_mask(detector(pixels), rows=pixels.shape[0], columns=pixels.shape[1])
+    text = find_text(detector, pixels)
     marks.append(time.perf_counter())
     hole = text & area.mask
     if hole.any():

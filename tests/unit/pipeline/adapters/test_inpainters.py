@@ -112,8 +112,8 @@ def test_an_inpainter_paints_the_hole_like_tissue_and_nothing_else(
 def test_an_inpainter_neither_shifts_nor_stretches(inpainter: Inpainter) -> None:
     """A network pads or scales a frame; what it paints must come back to where the hole was."""
     rows, columns = 97, 131
-    ramps = np.zeros((rows, columns, 3), np.uint8)
-    ramps[..., 0], ramps[..., 1] = np.linspace(20, 220, columns), np.linspace(20, 220, rows)[:, None]
+    ramps = np.full((rows, columns, 3), 20, np.uint8)  # as red as tissue: nothing else is a source of colour
+    ramps[..., 0], ramps[..., 1] = np.linspace(150, 250, columns), np.linspace(20, 110, rows)[:, None]
     unknown = np.zeros((rows, columns), np.bool_)
     unknown[30:50, 40:80] = True
     painted = inpainter(ramps, unknown)

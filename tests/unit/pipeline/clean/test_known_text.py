@@ -175,3 +175,27 @@ def test_a_large_frame_is_confirmed_at_a_smaller_scale(mucosa: Mucosa, outline: 
     assert exam.confirmed(known, line)
     assert not exam.confirmed(known)
     assert not exam.confirmed(known, line, Line("Lindquist", 500, 400, size=52))
+
+
+@pytest.mark.parametrize(("samples", "having", "is_place"), [(5, 1, False), (5, 2, True), (2, 1, True)])
+def test_what_one_of_several_samples_has_alone_is_no_place_of_text(
+    mucosa: Mucosa, samples: int, having: int, *, is_place: bool
+) -> None:
+    """A reflection that is taken for text once would be filled on every frame of the exam."""
+    frames = [mucosa(576, 720, seed) for seed in range(samples)]
+    masks = [np.zeros((576, 720), np.bool_) for _ in frames]
+    for mask in masks[:having]:
+        mask[200:220, 300:400] = True
+    area = find_content_area(frames[0])
+    assert area is not None
+    places = learn_text(list(zip(frames, masks, strict=True)), area).places
+    assert bool(places[200:220, 300:400].any()) == bool(places.any()) == is_place
+
+
+def test_what_lies_aslant_is_no_place_of_text(mucosa: Mucosa) -> None:
+    """Overlays lie along the rows; instruments and their reflections do not."""
+    frames = [mucosa(576, 720, seed) for seed in range(3)]
+    slanted = cv2.line(np.zeros((576, 720), np.uint8), (300, 300), (400, 200), 1, 16).view(np.bool_)
+    area = find_content_area(frames[0])
+    assert area is not None
+    assert not learn_text([(frame, slanted) for frame in frames], area).places.any()
