@@ -183,13 +183,25 @@ def _beside(box: Box, strokes: Plane, searched: Plane) -> tuple[int, int]:
 def _places(votes: Plane, samples: int) -> Plane:
     """Return the number of each place where samples have text, or 0; those past the 255th share its number.
 
-    What one of several samples has alone may be a reflection, and what lies aslant is: neither is a place.
+    What one of several samples has alone may be a reflection, unless it stands above or below text of more;
+    what lies aslant is one.
     """
-    least = max(AGREEING if samples >= SEVERAL else 1, int(ENVELOPE * samples) + 1)
-    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(np.greater_equal(votes, least).view(np.uint8))
-    upright = boxes[:, cv2.CC_STAT_AREA] >= UPRIGHT * boxes[:, 2] * boxes[:, 3]
-    numbers = np.cumsum(upright[1:]) * upright[1:]
-    return np.asarray(np.minimum(np.append(0, numbers)[pieces], 255), np.uint8)
+    least = int(ENVELOPE * samples) + 1
+    agreeing = _upright(np.greater_equal(votes, max(AGREEING, least)))
+    columns = None if samples < SEVERAL else np.any(agreeing, axis=0)
+    return _upright(np.greater_equal(votes, least), columns)
+
+
+def _upright(mask: NDArray[np.bool_], columns: Any = None) -> Plane:
+    """Return the numbers of pieces that lie along the rows, at least half of their width in some columns."""
+    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
+    left, _, width, height, area = boxes[1:].T
+    kept = area >= UPRIGHT * width * height
+    if columns is not None:
+        within = np.append(0, np.cumsum(columns))
+        kept &= within[left + width] - within[left] >= width / 2
+    numbers = np.append(0, np.cumsum(kept) * kept)
+    return np.asarray(np.minimum(numbers[pieces], 255), np.uint8)
 
 
 def _envelope(core: NDArray[np.bool_], loose: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -192,6 +192,20 @@ def test_what_one_of_several_samples_has_alone_is_no_place_of_text(
     assert bool(places[200:220, 300:400].any()) == bool(places.any()) == is_place
 
 
+def test_what_one_sample_has_below_text_of_others_is_a_place(mucosa: Mucosa) -> None:
+    """A counter under a clock stays readable on glare, where nothing finds it."""
+    frames = [mucosa(576, 720, seed) for seed in range(5)]
+    masks = [np.zeros((576, 720), np.bool_) for _ in frames]
+    for mask in masks[:3]:
+        mask[200:220, 300:400] = True
+    masks[4][260:280, 300:350] = masks[4][260:280, 500:550] = True
+    area = find_content_area(frames[0])
+    assert area is not None
+    places = learn_text(list(zip(frames, masks, strict=True)), area).places > 0
+    assert places[260:280, 300:350].all()
+    assert not places[:, 500:550].any()
+
+
 def test_what_lies_aslant_is_no_place_of_text(mucosa: Mucosa) -> None:
     """Overlays lie along the rows; instruments and their reflections do not."""
     frames = [mucosa(576, 720, seed) for seed in range(3)]
