@@ -5,6 +5,7 @@ pynetdicom collects a message's dataset in a `BytesIO`; here that of a C-STORE i
 after an abort; and where the disk is full it drops the association.)
 """
 
+import contextlib
 import hashlib
 import os
 import queue
@@ -93,10 +94,10 @@ class Arrival(BytesIO):
         try:
             if self._descriptor is not None:
                 os.fsync(self._descriptor)
+                self._close()
         except OSError as error:
             self.failure = storage_error(error, "a received object cannot be made durable")
         finally:
-            self._close()
             self._is_settled.set()
 
     def settle(self) -> None:
@@ -112,7 +113,8 @@ class Arrival(BytesIO):
     def discard(self) -> None:
         """Leave nothing behind; what has been kept by then lies elsewhere."""
         self.is_over = True
-        self._close()
+        with contextlib.suppress(OSError):  # of a file that is thrown away
+            self._close()
         self.path.unlink(missing_ok=True)
 
     def fail(self, error: NodeError) -> None:
@@ -121,9 +123,9 @@ class Arrival(BytesIO):
         self.discard()
 
     def _close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
     def _write(self, data: bytes) -> None:
         rest = memoryview(data)

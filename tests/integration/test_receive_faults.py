@@ -1,5 +1,6 @@
 """What goes wrong on the network and on the disk, a row each: the answer, and that nothing is left of it."""
 
+import errno
 import os
 import random
 import socket
@@ -189,6 +190,35 @@ def test_a_failing_database_is_out_of_resources(tmp_path: Path) -> None:
         with at.node.database.writing() as session:
             session.execute(text("ALTER TABLE elsewhere RENAME TO instances"))
         assert peer.store(ds) == 0x0000
+
+
+@pytest.mark.parametrize("call", ["fsync", "close"])
+def test_a_disk_that_fails_at_the_end_is_out_of_resources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Only then does a disk, or a shared mount, say that the bytes are lost: no success, and nobody waits."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with receiving(tmp_path) as at, RawPeer(at.port) as peer:
+        peer.associate()
+        ds = image()
+        with monkeypatch.context() as broken:
+            broken.setattr("node.dicom.arrivals.os", Os(**{call: fail}))
+            assert peer.store(ds) == OUT_OF_RESOURCES
+        assert (at.staged(), at.stored(), at.rows()) == ([], [], [])
+        assert peer.store(ds) == 0x0000
+
+
+class Os:
+    """The module `os`, some of its functions replaced."""
+
+    def __init__(self, **replaced: Any) -> None:
+        self._replaced = replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self._replaced.get(name, getattr(os, name))
 
 
 @pytest.mark.parametrize("end", ["abort", "reset", "close", "release"])
