@@ -150,17 +150,21 @@ class FrameReader:
         """Return the layouts of an exam's stills, whatever the order that they are given in."""
         stills = [(image, count) for image, count in counted if isinstance(count, int)]
         stills.sort(key=lambda still: still[0].sop_instance_uid)
+        return self._cleaner.learn(self._samples(stills), spread=self._pool.map)
+
+    def _samples(self, stills: Sequence[tuple[StoredImage, int]]) -> Iterator[Pixels]:
         ends = list(accumulate(count for _, count in stills))
-        samples: list[Pixels] = []
+        left = LEARNED_FROM_BYTES
         for place in sampled(ends[-1] if ends else 0):
             at = bisect_right(ends, place)
             image, count = stills[at]
             number = place - (ends[at] - count) + 1
             with suppress(DecodeError):  # told where the frame is read
-                samples += [frame.pixels for frame in self._decoded(image, [number])]
-            if sum(pixels.nbytes for pixels in samples) > LEARNED_FROM_BYTES:
+                for frame in self._decoded(image, [number]):
+                    left -= frame.pixels.nbytes
+                    yield frame.pixels
+            if left < 0:
                 break
-        return self._cleaner.learn(samples, spread=self._pool.map)
 
     def _decoded(self, image: StoredImage, numbers: Sequence[int]) -> Iterator[Frame]:
         return decode_frames(image.path, numbers, max_frame_pixels=self._settings.max_frame_pixels)

@@ -111,7 +111,7 @@ def clean_folder(
     """
     for name in ("clean", "mask"):
         (out / name).mkdir(parents=True, exist_ok=True)
-    layouts = cleaner.learn(list(_readable(items[place] for place in sampled(len(items)))))
+    layouts = cleaner.learn(_readable(items[place] for place in sampled(len(items))))
     every = max(1, -(-len(items) // SHOWN))
     triples: list[Triple] = []
     kept = undecodable = 0

@@ -1,6 +1,6 @@
 """Clean a frame: the steps in their order, each entered in the frame's ledger."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TypedDict, Unpack
@@ -56,7 +56,7 @@ class Cleaner:
         self.tools = tools
         self.recipe = recipe
 
-    def learn(self, samples: Sequence[Pixels], *, spread: Spread = map) -> tuple[Layout, ...]:
+    def learn(self, samples: Iterable[Pixels], *, spread: Spread = map) -> tuple[Layout, ...]:
         """Return what stands still in an exam, from its sampled RGB frames (`pipeline.clean.layout`)."""
         if "content_area" not in self.recipe.steps:
             return ()

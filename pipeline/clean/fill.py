@@ -13,7 +13,8 @@ RADIUS = 3
 """Neighbourhood, in half-resolution pixels, that OpenCV's two methods look at."""
 
 REACH = 8 * RADIUS
-"""How far round a hole, in source pixels, the border counts as unknown too: black never flows inwards."""
+"""How far round a hole, in source pixels, the border counts as unknown too, and further where the hole is
+deeper: painting comes as fast from the border's far side, so black never flows inwards."""
 
 BESIDE = 10
 LEAST_REDNESS, BRIGHT, BLACK, ICON = 30, 90, 25, 13
@@ -135,10 +136,12 @@ MOST_OFF = 60
 
 
 def _border_beside(hole: NDArray[np.bool_], content: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    to_tissue = cv2.distanceTransform((hole | ~content).view(np.uint8), cv2.DIST_L2, 3)
+    reach = max(REACH, int(to_tissue[hole].max()) + 2 * RADIUS)
     near = np.zeros(hole.shape, np.bool_)
-    window = _window(hole, REACH)
-    square = np.ones((2 * REACH + 1, 2 * REACH + 1), np.uint8)
-    near[window] = cv2.dilate(hole[window].astype(np.uint8), square) > 0
+    window = _window(hole, reach)
+    square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    near[window] = cv2.dilate(hole[window].view(np.uint8), square) > 0
     return near & ~content
 
 

@@ -29,11 +29,6 @@ detection masks and is 1.07 times as large, 0.1 0.980 and 1.06, 0.15 0.976 and 1
 and 1.08, 0.06 0.991 and 1.13. What is not covered is, more than half, tissue that full detection took for
 text."""
 
-SEVERAL, AGREEING, UPRIGHT = 3, 2, 0.4
-"""Samples of which as many must agree on a place, and share of its rectangle that an upright one fills. Of 16
-public frames, before, one sample's reflection put a filled square on 11, ten of them free of text, and
-another's slanted one was put on three more."""
-
 LEAST_HELD = 0.5
 """Strokes that a known string must still have, as a share of its median over the samples: the digits of a
 clock change them by a quarter."""
@@ -74,8 +69,6 @@ class KnownText:
         1 where no sample was lit, apart from text: outside the content and its glow.
     most_coloured
         Pixels greener or bluer than tissue that a frame may have.
-    places
-        ``(rows, columns)`` uint8, read-only: the number of each place where some samples have text, else 0.
     """
 
     mask: NDArray[np.bool_]
@@ -84,11 +77,10 @@ class KnownText:
     searched: Plane
     dark: Plane
     most_coloured: int
-    places: Plane
 
     def __post_init__(self) -> None:
         """Make the arrays read-only."""
-        for plane in (self.mask, self.searched, self.dark, self.places):
+        for plane in (self.mask, self.searched, self.dark):
             plane.setflags(write=False)
 
 
@@ -130,7 +122,6 @@ def learn_text(samples: Sequence[tuple[Pixels, NDArray[np.bool_]]], area: Conten
         searched=searched,
         dark=dark,
         most_coloured=MOST_COLOURED + 2 * max(cv2.countNonZero(each & searched) for each in coloured),
-        places=_places(votes, len(samples)),
     )
 
 
@@ -178,30 +169,6 @@ def _beside(box: Box, strokes: Plane, searched: Plane) -> tuple[int, int]:
     right = (slice(y0, y1), slice(x1, x1 + high))
     found = [int((strokes[window] & searched[window]).sum()) for window in (left, right)]
     return found[0], found[1]
-
-
-def _places(votes: Plane, samples: int) -> Plane:
-    """Return the number of each place where samples have text, or 0; those past the 255th share its number.
-
-    What one of several samples has alone may be a reflection, unless it stands above or below text of more;
-    what lies aslant is one.
-    """
-    least = int(ENVELOPE * samples) + 1
-    agreeing = _upright(np.greater_equal(votes, max(AGREEING, least)))
-    columns = None if samples < SEVERAL else np.any(agreeing, axis=0)
-    return _upright(np.greater_equal(votes, least), columns)
-
-
-def _upright(mask: NDArray[np.bool_], columns: Any = None) -> Plane:
-    """Return the numbers of pieces that lie along the rows, at least half of their width in some columns."""
-    _, pieces, boxes, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8))
-    left, _, width, height, area = boxes[1:].T
-    kept = area >= UPRIGHT * width * height
-    if columns is not None:
-        within = np.append(0, np.cumsum(columns))
-        kept &= within[left + width] - within[left] >= width / 2
-    numbers = np.append(0, np.cumsum(kept) * kept)
-    return np.asarray(np.minimum(numbers[pieces], 255), np.uint8)
 
 
 def _envelope(core: NDArray[np.bool_], loose: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,77 +4,90 @@ Layouts are learned from a fixed sample of the exam's frames before the rest is 
 afterwards: what becomes of a frame depends neither on the order of frames nor on threads.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clean.content_area import ContentArea, find_content_area, still_holds
 from pipeline.clean.known_text import KnownText, confirms, learn_text
-from pipeline.clean.overlay import find_text, standing, without_slits
+from pipeline.clean.overlay import find_text, without_slits
+from pipeline.clean.places import Places, fitted, is_near, learn_places, standing
 from pipeline.clean.text import TextDetector
 from pipeline.frame import Pixels
 
 Mask = NDArray[np.bool_]
 Spread = Callable[[Callable[[Pixels], Mask], Sequence[Pixels]], Iterable[Mask]]
 
-SAMPLED = 16
-"""Frames of an exam from which its layouts are learned, at most."""
-
+SAMPLED, MOST_SAMPLED = 16, 48
+"""Frames of an exam from which its layouts are learned, and up to how many are looked at until each layout is
+known from enough."""
 
 LEAST_SAMPLED = 3
 """Frames from which a layout's text is known well enough for another frame to go without full detection: what
 one frame's glare hides, the others show."""
 
 
-NEAR = (0.006, 0.08)
-"""Shares of rows and columns by which two sizes differ that are one processor's, cropped below and on the
-right: of 207 frames of a public folder 33 have a size of their own, all within this of one of four sizes."""
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Layout:
-    """A size and border of frames, and the text that stands there."""
+    """A size and border of frames, and the text that stands there.
+
+    Attributes
+    ----------
+    places
+        Where the overlay has text.
+    text
+        What a frame that is confirmed shows; absent where too few samples told.
+    """
 
     area: ContentArea
-    text: KnownText | None
-    trusted: bool
+    places: Places
+    text: KnownText | None = None
 
 
 def sampled(count: int) -> list[int]:
-    """Return the 0-based places, evenly spaced, of the frames that layouts are learned from.
+    """Return the 0-based places of the frames to learn layouts from: evenly spaced ones, then those between.
 
     >>> sampled(3)
     [0, 1, 2]
-    >>> sampled(1000)[:4]
-    [31, 93, 156, 218]
+    >>> sampled(1000)[:4], sampled(1000)[16:20]
+    ([31, 93, 156, 218], [10, 52, 72, 114])
     """
-    return sorted({(2 * place + 1) * count // (2 * SAMPLED) for place in range(SAMPLED)}) if count else []
+    first = _even(count, SAMPLED)
+    return [*first, *sorted(set(_even(count, MOST_SAMPLED)) - set(first))]
 
 
 def learn_layouts(
-    samples: Sequence[Pixels], detector: TextDetector | None, *, spread: Spread = map
+    samples: Iterable[Pixels], detector: TextDetector | None, *, spread: Spread = map
 ) -> tuple[Layout, ...]:
     """Return the layouts that the sampled RGB frames show; text is looked for fully on each of them.
 
-    That is the greater part of the work: `spread` may be the `map` of a pool of threads.
+    That is the greater part of the work: `spread` may be the `map` of a pool of threads. Samples past the
+    first are taken only while a layout has too few, and only for such.
     """
     groups: list[tuple[ContentArea, list[Pixels]]] = []
-    for pixels in samples:
-        for area, members in groups:
-            if is_of(pixels, area):
-                members.append(pixels)
-                break
-        else:
+    for number, pixels in enumerate(samples):
+        members = next((members for area, members in groups if is_of(pixels, area)), None)
+        if members is None:
             found = find_content_area(pixels)
             if found is not None:
                 groups.append((found, [pixels]))
-    return tuple(
-        Layout(area, _text_of(members, area, detector, spread), len(members) >= LEAST_SAMPLED)
-        for area, members in groups
-    )
+        elif number < SAMPLED or len(members) < LEAST_SAMPLED:
+            members.append(pixels)
+        if number + 1 >= SAMPLED and all(len(members) >= LEAST_SAMPLED for _, members in groups):
+            break
+    masks: Iterator[Mask] = iter(())
+    if detector is not None:
+        every = [pixels for _, members in groups for pixels in members]
+        masks = iter(spread(partial(find_text, detector), every))
+    return _layouts([(area, members, list(islice(masks, len(members)))) for area, members in groups])
+
+
+def _even(count: int, most: int) -> list[int]:
+    return sorted({(2 * place + 1) * count // (2 * most) for place in range(most)}) if count else []
 
 
 def is_of(pixels: Pixels, area: ContentArea) -> bool:
@@ -92,35 +105,31 @@ def layout_text(
 ) -> tuple[Mask, bool]:
     """Return the mask of a frame's text, and whether the frame was spared the full detection.
 
-    Where its layout has text, the frame is masked as well unless it is plainly empty there; where
-    that is not known well, so it is where others of its size have text, once some was found in their places.
+    Where some text was found in the places of its layout, the frame is masked in all of them that are not
+    plainly empty; where its own are not known well, so it is in those of others of its size.
     """
-    known = layout.text if layout and layout.trusted else None
-    if known is not None and confirms(known, pixels, area):
-        return known.mask | standing(known.places * ~known.mask, pixels), True
+    if layout is not None and layout.text is not None and confirms(layout.text, pixels, area):
+        mask = layout.text.mask
+        return mask | standing(layout.places * ~mask, pixels), True
     mask = found = find_text(detector, pixels)
-    for other in (layout,) if layout and layout.trusted else layouts:
-        if other.text is None or not _is_near(other.text.mask.shape, mask.shape):
-            continue
-        if other is layout or _meets(other.text.places, found):
-            mask = mask | standing(other.text.places, pixels)
+    for other in (layout,) if layout is not None and layout.text is not None else layouts:
+        if is_near(other.places.shape, found.shape) and _meets(other.places, found):
+            mask = mask | standing(other.places, pixels)
     return without_slits(mask), False
 
 
-def _is_near(size: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    return all(abs(one - two) <= slack * one for one, two, slack in zip(size, other, NEAR, strict=True))
-
-
-def _meets(places: NDArray[np.uint8], found: Mask) -> bool:
+def _meets(places: Places, found: Mask) -> bool:
     """Return whether some text was found in a place, so that the layout's overlay may be there."""
-    rows, columns = np.minimum(places.shape, found.shape)
-    return bool((found[:rows, :columns] & (places[:rows, :columns] > 0)).any())
+    return bool((found & (fitted(places, found.shape) > 0)).any())
 
 
-def _text_of(
-    members: Sequence[Pixels], area: ContentArea, detector: TextDetector | None, spread: Spread
-) -> KnownText | None:
-    if detector is None:
-        return None
-    masks = spread(partial(find_text, detector), members)
-    return learn_text(list(zip(members, masks, strict=True)), area)
+def _layouts(groups: Sequence[tuple[ContentArea, list[Pixels], list[Mask]]]) -> tuple[Layout, ...]:
+    """Return a layout a group; where its own samples are too few, all of about its size tell its places."""
+    layouts = []
+    for area, members, masks in groups:
+        enough = len(masks) >= LEAST_SAMPLED
+        kin = [mask for _, _, others in groups for mask in others if is_near(mask.shape, area.mask.shape)]
+        places = learn_places(masks if enough else kin, area.mask.shape)
+        text = learn_text(list(zip(members, masks, strict=True)), area) if enough else None
+        layouts.append(Layout(area, places, text))
+    return tuple(layouts)

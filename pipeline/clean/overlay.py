@@ -42,14 +42,6 @@ LONGEST = 10
 GAP = 9
 """Columns that join a column's letters to a line."""
 
-STANDING, EMPTY = 30, 0.04
-"""Evened contrast of a stroke, and share of a known place that strokes cover, up to which it is empty. Of
-270 places on text-free tissue a quarter are seen to be; a counter on white glare has 0.054. At 50 and 0.02
-such counters of 0.001 stay readable."""
-
-ROUND = 16
-"""Pixels round a place from which its contrast is evened."""
-
 SLIT = 0.03
 """Rows between lines, as a share of the short side, that are masked with them (17 at 576): between the boxes
 of one block up to 16 were left, with the tips of letters."""
@@ -70,30 +62,6 @@ def find_text(detector: TextDetector, pixels: Pixels) -> NDArray[np.bool_]:
     return without_slits(text_mask([*quads, *_completing(quads, even)], rows=rows, columns=columns))
 
 
-def standing(places: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.bool_]:
-    """Return the places of a layout's text that are not seen to be empty in a frame of about its size.
-
-    Text on glare may be too faint to be found, and is read all the same.
-
-    Parameters
-    ----------
-    places
-        ``(rows, columns)``: the number of each place, else 0. A frame is cropped below and on the right.
-    """
-    rows, columns = pixels.shape[:2]
-    here = np.zeros((rows, columns), np.uint8)
-    common = places[:rows, :columns]
-    here[: common.shape[0], : common.shape[1]] = common
-    kept = np.zeros(256, np.bool_)
-    for number in range(1, int(here.max()) + 1):
-        x, y, wide, high = cv2.boundingRect((here == number).view(np.uint8))
-        top, left = max(0, y - ROUND), max(0, x - ROUND)
-        even = evened(pixels[top : y + high + ROUND, left : x + wide + ROUND], short=min(rows, columns))
-        strokes = _faint_strokes(even, short=min(rows, columns))[y - top :, x - left :][:high, :wide]
-        kept[number] = strokes.size > 0 and (strokes > STANDING).mean() > EMPTY
-    return np.asarray(kept[here])
-
-
 def without_slits(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Return a mask of lines with the slits between them, in which the tips of letters would stay."""
     rows = max(1, round(SLIT * min(mask.shape)))
@@ -111,6 +79,12 @@ def evened(pixels: Pixels, *, short: int) -> NDArray[np.uint8]:
     mean = cv2.blur(blue, (side, side))
     deviation = np.sqrt(np.maximum(cv2.blur(blue * blue, (side, side)) - mean * mean, 0))
     return np.asarray(np.clip(GREY + GAIN * (blue - mean) / (deviation + FLOOR), 0, 255), np.uint8)
+
+
+def faint_strokes(even: NDArray[np.uint8], *, short: int) -> NDArray[np.uint8]:
+    """Return how much brighter each pixel of an evened frame is than its surroundings, where it is thin."""
+    side = _scaled(STROKE_SIDE, short)
+    return np.asarray(cv2.morphologyEx(even, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8)), np.uint8)
 
 
 def _completing(quads: Sequence[Quad], even: NDArray[np.uint8]) -> list[Quad]:
@@ -163,12 +137,6 @@ def _columns(lines: Sequence[Box]) -> list[tuple[float, float, float, float]]:
     return sorted(set(found))
 
 
-def _faint_strokes(even: NDArray[np.uint8], *, short: int) -> NDArray[np.uint8]:
-    """Return how much brighter each pixel of an evened frame is than its surroundings, where it is thin."""
-    side = _scaled(STROKE_SIDE, short)
-    return np.asarray(cv2.morphologyEx(even, cv2.MORPH_TOPHAT, np.ones((side, side), np.uint8)), np.uint8)
-
-
 def _scaled(length: int, short: int) -> int:
     """Return a length at 576 rows for a larger frame; a smaller one has the same strokes."""
     return round(length * max(1, short / WORKING_SHORT_SIDE))
@@ -176,7 +144,7 @@ def _scaled(length: int, short: int) -> int:
 
 def _groups(even: NDArray[np.uint8]) -> list[Box]:
     short = min(even.shape)
-    height = _faint_strokes(even, short=short)
+    height = faint_strokes(even, short=short)
     found: set[Box] = set()
     for contrast in FAINT:
         strokes = cv2.threshold(height, contrast, 1, cv2.THRESH_BINARY)[1]

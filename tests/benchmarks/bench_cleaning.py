@@ -59,7 +59,7 @@ def run(exam: Exam, cleaner: Cleaner, detector: RapidText) -> dict[str, object]:
     """Time both sides over one exam and compare their masks."""
     frames = exam.frames
     started = time.perf_counter()
-    layouts = cleaner.learn([frames[place] for place in sampled(len(frames))])
+    layouts = cleaner.learn(frames[place] for place in sampled(len(frames)))
     learning_s = time.perf_counter() - started
     ours_ms: list[float] = []
     naive_ms: list[float] = []

@@ -40,15 +40,16 @@ def test_text_is_gone_from_the_middle_of_flat_tissue() -> None:
     assert np.abs(filled[mask].astype(int) - (190, 100, 80)).max() <= 2
 
 
-def test_black_of_the_border_does_not_flow_into_the_tissue() -> None:
+@pytest.mark.parametrize("rows", [14, 120])
+def test_black_of_the_border_does_not_flow_into_the_tissue(rows: int) -> None:
     """A dark smear beside the border would keep the border's place readable in the filled pixels."""
-    frame = np.full((120, 160, 3), (190, 100, 80), np.uint8)
-    content = EVERYWHERE.copy()
-    content[:, :60] = False
-    frame[:, :60] = 4
-    mask = np.zeros((120, 160), np.bool_)
-    mask[50:64, 40:90] = True
-    frame[52:62, 45:85] = 255
+    frame = np.full((200, 260, 3), (190, 100, 80), np.uint8)
+    content = np.ones((200, 260), np.bool_)
+    content[:, :160] = False
+    frame[:, :160] = 4
+    mask = np.zeros((200, 260), np.bool_)
+    mask[20 : 20 + rows, 140 : 190 + rows // 3] = True
+    frame[22 : 18 + rows, 145:185] = 255
     filled, hole = fill(frame, mask, content)
     assert (hole == mask).all()
     assert filled[hole & content][:, 0].min() >= 170

@@ -1,6 +1,7 @@
 """Layouts: what stands still through an exam is found on a few frames and trusted on the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.clean.cleaner import Cleaner, Tools
-from pipeline.clean.layout import SAMPLED, sampled
+from pipeline.clean.layout import LEAST_SAMPLED, MOST_SAMPLED, SAMPLED, sampled
 from pipeline.clean.recipe import Recipe
 from pipeline.clean.text import Quad
 from pipeline.frame import CleanFrame, Frame, FrameSource, Pixels
@@ -58,10 +59,13 @@ def masks(cleaner: Cleaner, frames: Sequence[Pixels]) -> list[NDArray[np.bool_]]
 
 
 def test_the_sample_is_even_and_within_the_exam() -> None:
-    for count in (0, 1, 5, 16, 17, 1000):
+    for count in (0, 1, 5, 16, 17, 47, 48, 1000):
         places = sampled(count)
-        assert len(places) == min(count, SAMPLED)
+        assert len(places) == len(set(places)) == min(count, MOST_SAMPLED)
         assert all(0 <= place < count for place in places)
+        first = places[:SAMPLED]
+        assert first == sorted(first)
+        assert all(later - earlier <= count / SAMPLED + 1 for earlier, later in pairwise(first))
 
 
 def test_what_stands_still_is_looked_for_on_the_sample_only(exam: list[Pixels]) -> None:
@@ -105,6 +109,37 @@ def test_two_borders_in_one_exam_are_two_layouts(exam: list[Pixels], mucosa: Muc
     assert boxes[0] != boxes[1]
 
 
+def test_a_layout_of_few_frames_is_sampled_on_until_it_is_known(exam: list[Pixels], mucosa: Mucosa) -> None:
+    """Its frames would each be searched fully for want of samples: one in ten of a long exam."""
+    full = [np.clip(mucosa(576, 720, 100 + seed), 0, 215).astype(np.uint8) for seed in range(4)]
+    frames = [exam[number % 24] for number in range(96)]
+    frames[40:50] = [full[number % 4] for number in range(10)]
+    detector = SeesWhite()
+    taken = []
+    cleaner = Cleaner(Tools(text=detector), RECIPE)
+
+    def samples() -> Iterator[Pixels]:
+        for place in sampled(len(frames)):
+            taken.append(place)
+            yield frames[place]
+
+    layouts = cleaner.learn(samples())
+    assert [layout.text is not None for layout in layouts] == [True, True]
+    few = sum(40 <= place < 50 for place in taken)
+    assert few == LEAST_SAMPLED
+    assert detector.asked == 2 * (SAMPLED - sum(40 <= place < 50 for place in taken[:SAMPLED]) + few)
+
+
+def test_a_frame_without_text_stays_free_of_its_layouts_places(exam: list[Pixels]) -> None:
+    """Its overlay was switched off; on glare its place would not look empty."""
+    clear = cv2.GaussianBlur(exam[5], (0, 0), 6)
+    exam[5][40:65, 15:140], exam[5][480:510, 290:410] = clear[300, 200], clear[300, 350]
+    exam[5][30:80, 20:130:9] = exam[5][470:520, 300:410:9] = 215
+    found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), exam)
+    assert not found[5].any()
+    assert found[6].any()
+
+
 def test_two_samples_are_too_few_to_spare_a_frame_the_search(exam: list[Pixels]) -> None:
     """What glare hides in both would be hidden in none of the frames they confirm."""
     detector = SeesWhite()
@@ -125,3 +160,12 @@ def test_text_of_some_samples_is_masked_where_a_frame_shows_it_too_faintly(exam:
     cv2.putText(exam[7], "09:41:20", (20, 300), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (215, 215, 215), 1)
     found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), exam)
     assert found[7][286:300, 22:100].mean() > 0.9
+
+
+def test_frames_of_sizes_of_their_own_share_what_stands_still(exam: list[Pixels]) -> None:
+    """A folder whose frames were cropped by hand: no two have one size, and all have one overlay."""
+    frames = [np.ascontiguousarray(pixels[:, : 720 - 2 * place]) for place, pixels in enumerate(exam[:16])]
+    frames[7][30:80, 10:140] = 200
+    cv2.putText(frames[7], "12/03/2013", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (215, 215, 215), 1)
+    found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), frames)
+    assert found[7][47:60, 22:130].mean() > 0.9

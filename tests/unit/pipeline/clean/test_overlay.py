@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.clean.overlay import evened, find_text, standing, without_slits
+from pipeline.clean.overlay import evened, find_text, without_slits
 from pipeline.clean.text import Quad, TextDetector
 from pipeline.frame import Box, Pixels
 from tests.overlays import Line, paint
@@ -75,16 +75,3 @@ def test_slits_between_lines_are_closed_and_wide_gaps_are_not() -> None:
     closed = without_slits(mask)
     assert closed[100:152, 50:200].all()
     assert not closed[155:195].any()
-
-
-def test_a_known_place_is_masked_unless_it_is_plainly_empty() -> None:
-    """Text too faint to be found is read all the same; a frame may be cropped on the right."""
-    places = np.zeros((576, 720), np.uint8)
-    places[295:330, 290:420], places[400:430, 290:420] = 1, 2
-    painted = paint(SMOOTH, [Line("12/03/2013", 300, 300, colour=(200, 122, 104))])
-    for columns in (720, 700, 740):
-        frame = np.pad(painted.pixels, ((0, 0), (0, 20), (0, 0)), "edge")[:, :columns]
-        mask = standing(places, frame)
-        assert mask.shape == (576, columns)
-        assert mask[295:330, 290:420].all()
-        assert not mask[400:430].any()
