@@ -62,6 +62,11 @@ def straight_through(x: Tensor, rounded: Tensor) -> Tensor:
     return x + (rounded - x).detach()
 
 
+def lend_gradient(value: Tensor, source: Tensor) -> Tensor:
+    """Return `value` to the bit, with the gradient of `source`."""
+    return value.detach() + (source - source.detach())
+
+
 class Quantiser(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """What stands for the quantisation of one tensor: it watches values, is frozen, then rounds.
 
@@ -210,6 +215,10 @@ class UniformQuantiser(Quantiser):
         QuantiserError
             It is not chosen yet.
         """
-        if self.scale is None:
+        if self.zero_point is None:
             raise QuantiserError("quantiser: a frozen one was expected, this one is not; call freeze first")
-        return Packed(self.scale, self.zero_point, self.config.low, self.config.high, self.config.axis)
+        config = self.config
+        return Packed(self._present_scale(), self.zero_point, config.low, config.high, config.axis)
+
+    def _present_scale(self) -> Tensor:
+        return self.scale
