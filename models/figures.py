@@ -1,30 +1,43 @@
 """Figures with intervals: patients are resampled, since the frames of one patient are not independent.
 
 A figure is ``{"value", "low", "high"}``: the estimate, and the 2.5th and 97.5th percentile of a bootstrap.
+Every bootstrap over as many patients draws the same resamples, so that figures of two models are paired.
 """
+
+from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.calibration import calibration_error
+from models.counts import Flags, Floats, Ints, measures, ratio
+from models.grid import DRAWS, draw_bags, read_bags
 from models.package import DEFAULT_THRESHOLD, DEFAULT_TOP_K
-from models.patient import DECISION, FramePrediction, read_patient
-from pipeline.frame import FrameSource
+from models.patient import DECISION
 
-Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
 Figure = dict[str, float]
+Readings = NDArray[np.int8]
+Statistic = Callable[[Floats], dict[str, Floats]]
+"""From ``(B, patients)`` counts, how often a resample holds a patient, to ``(B,)`` estimates by name."""
 
-CODES = {"unpredicted": -1, "healthy": 0, "ibd": 1}
+RESAMPLES = 100_000
+"""As Datres et al. 2023."""
 
-RESAMPLES = 2000
-ECE_BINS = 15
-"""Equal-width bins of the positive class's probability."""
+BLOCK = 1000
+"""Resamples at a time: of 300 draws, what is computed of a block stays within a core's cache."""
+
+RADIUS = 1.645
+"""Standard deviations from the mean to the 5 % and 95 % of a normal distribution: the paper's interval."""
 
 
-def resample(patients: int) -> Floats:
-    """Return ``(1 + RESAMPLES, patients)`` counts; the first row is the sample itself, once each."""
-    drawn = np.random.default_rng(0).multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)
-    return np.vstack([np.ones((1, patients)), drawn])
+def bootstrap(statistic: Statistic, patients: int) -> dict[str, Floats]:
+    """Return ``(1 + RESAMPLES,)`` estimates by name; the first is of the sample itself."""
+    generator = np.random.default_rng(0)
+    even = np.full(patients, 1 / patients)
+    drawn = (generator.multinomial(patients, even, size=BLOCK) for _ in range(RESAMPLES // BLOCK))
+    found = [statistic(counts.astype(np.float64)) for counts in chain([np.ones((1, patients))], drawn)]
+    return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
 
 
 def summarise(estimates: Floats) -> Figure:
@@ -33,99 +46,154 @@ def summarise(estimates: Floats) -> Figure:
     return {name: round(float(x), 4) for name, x in (("value", estimates[0]), ("low", low), ("high", high))}
 
 
-def mcc(
-    right_positive: Floats, wrong_positive: Floats, wrong_negative: Floats, right_negative: Floats
-) -> Floats:
-    """Return Matthews correlation coefficients of confusion counts; 0 where one is undefined."""
-    covariance = right_positive * right_negative - wrong_positive * wrong_negative
-    margins = (
-        (right_positive + wrong_positive)
-        * (right_positive + wrong_negative)
-        * (right_negative + wrong_positive)
-        * (right_negative + wrong_negative)
+def as_published(estimates: Floats) -> Figure:
+    """Return the same with the mean of the resamples and the radius of the paper's normal 90 % interval."""
+    mean, radius = np.nanmean(estimates[1:]), RADIUS * np.nanstd(estimates[1:])
+    return {**summarise(estimates), "mean": round(float(mean), 4), "radius": round(float(radius), 4)}
+
+
+def summarise_change(estimates: Floats) -> Figure:
+    """Return the same of a difference, with its one-sided 95 % lower bound."""
+    return {**summarise(estimates), "lower": round(float(np.nanpercentile(estimates[1:], 5)), 4)}
+
+
+def frame_statistic(probabilities: Floats, labels: Flags, patients: Ints) -> Statistic:
+    """Return AUC and `measures` of single frames as a statistic of resampled patients.
+
+    All arrays are ``(N,)``; patients are numbered from 0. Probabilities may be ``(models, N)``: the estimate
+    is then the models' mean. The AUC needs only how many pairs of frames each pair of patients wins.
+    """
+    if probabilities.ndim > 1:
+        of_models = [frame_statistic(row, labels, patients) for row in probabilities]
+        return lambda counts: _mean([statistic(counts) for statistic in of_models])
+    size = int(patients.max()) + 1
+    called = probabilities >= DECISION
+    cells = np.stack(
+        [
+            np.bincount(patients[(called == call) & (labels == truth)], minlength=size).astype(np.float64)
+            for call, truth in ((True, True), (True, False), (False, True), (False, False))
+        ]
     )
-    return np.divide(covariance, np.sqrt(margins), out=np.zeros_like(covariance), where=margins > 0)
+    positives = probabilities[labels]
+    pairs = np.zeros((size, size))
+    for patient in np.unique(patients[~labels]):
+        against = np.sort(probabilities[~labels & (patients == patient)])
+        won = sum(np.searchsorted(against, positives, side=side) for side in ("left", "right"))
+        pairs[:, patient] = np.bincount(patients[labels], weights=won / 2, minlength=size)
+
+    def estimate(counts: Floats) -> dict[str, Floats]:
+        right_positive, wrong_positive, wrong_negative, right_negative = counted = list((counts @ cells.T).T)
+        of_pairs = (right_positive + wrong_negative) * (right_negative + wrong_positive)
+        return {"auc": ratio(((counts @ pairs) * counts).sum(axis=1), of_pairs), **measures(*counted)}
+
+    return estimate
 
 
-def frame_figures(probabilities: Floats, labels: Flags, patients: NDArray[np.int64]) -> dict[str, Figure]:
+def _mean(found: list[dict[str, Floats]]) -> dict[str, Floats]:
+    return {name: np.mean([of_one[name] for of_one in found], axis=0) for name in found[0]}
+
+
+def reading_statistic(readings: Readings, labels: Flags) -> Statistic:
+    """Return `measures` of patients, averaged over draws, as a statistic of resampled patients.
+
+    `readings` is ``(draws, patients)``: 1 IBD, 0 healthy, -1 unpredicted, which counts in no cell; `labels`
+    is ``(patients,)``.
+    """
+    cells = [
+        ((readings == call) & (labels == truth)).T.astype(np.float64)
+        for call, truth in ((1, True), (1, False), (0, True), (0, False))
+    ]
+
+    def estimate(counts: Floats) -> dict[str, Floats]:
+        found = measures(*(counts @ cell for cell in cells))
+        return {name: value.mean(axis=1) for name, value in found.items()}
+
+    return estimate
+
+
+def change(after: Statistic, before: Statistic) -> Statistic:
+    """Return the difference of two statistics of the same patients: the bootstrap is then a paired one."""
+
+    def estimate(counts: Floats) -> dict[str, Floats]:
+        was = before(counts)
+        return {name: value - was[name] for name, value in after(counts).items()}
+
+    return estimate
+
+
+def unpredicted_as_wrong(readings: Readings, labels: Flags) -> Readings:
+    """Return the readings with each unpredicted one replaced by the opposite of its label (Datres)."""
+    return np.where(readings < 0, ~labels, readings).astype(np.int8)
+
+
+def frame_figures(probabilities: Floats, labels: Flags, patients: Ints) -> dict[str, Figure]:
     """Return AUC, MCC, sensitivity, specificity and calibration error (ECE) of single frames.
 
-    All arrays are ``(N,)``; patients are numbered from 0.
+    The arrays are those of `frame_statistic`.
     """
-    size = int(patients.max()) + 1
-    belongs = (np.arange(size)[:, None] == patients).astype(np.float64)  # (patients, N)
-    counts = resample(size)
-    weights = counts @ belongs
-    called = probabilities >= DECISION
-    cells = [
-        weights @ ((called == call) & (labels == truth)).astype(np.float64)
-        for call, truth in ((True, True), (True, False), (False, True), (False, False))
-    ]
-    right_positive, wrong_positive, wrong_negative, right_negative = cells
-    won = np.heaviside(probabilities[labels][:, None] - probabilities[~labels], 0.5)
-    pairs = belongs[:, labels] @ won @ belongs[:, ~labels].T
-    of_pairs = (weights @ labels) * (weights @ ~labels)
-    bins = np.minimum((probabilities * ECE_BINS).astype(np.int64), ECE_BINS - 1)
-    gaps = (np.arange(ECE_BINS)[:, None] == bins) * (labels - probabilities)
+    errors = [calibration_error(row, labels) for row in np.atleast_2d(probabilities)]
+    found = bootstrap(frame_statistic(probabilities, labels, patients), int(patients.max()) + 1)
     return {
-        "auc": summarise(((counts @ pairs) * counts).sum(axis=1) / of_pairs),
-        "mcc": summarise(mcc(*cells)),
-        "sensitivity": summarise(right_positive / (right_positive + wrong_negative)),
-        "specificity": summarise(right_negative / (right_negative + wrong_positive)),
-        "ece": {"value": round(float(np.abs(gaps.sum(axis=1)).sum() / len(labels)), 4)},  # resamples bias it
+        **{name: summarise(found[name]) for name in ("auc", "mcc", "sensitivity", "specificity")},
+        "ece": {"value": round(float(np.mean(errors)), 4)},  # resamples bias it
     }
 
 
-def patient_figures(readings: NDArray[np.int8], labels: Flags) -> dict[str, Figure]:
-    """Return MCC and the unpredicted share of patients, averaged over draws.
-
-    `readings` is ``(draws, patients)``: 1 IBD, 0 healthy, -1 unpredicted; `labels` is ``(patients,)``.
-    """
-    counts = resample(len(labels))
-
-    def mean_mcc(called: NDArray[np.int8]) -> Figure:
-        """Average over draws; an unpredicted patient (-1) counts in no cell."""
-        cells = [
-            counts @ ((called == call) & (labels == truth)).T.astype(np.float64)
-            for call, truth in ((1, True), (1, False), (0, True), (0, False))
-        ]
-        return summarise(mcc(*cells).mean(axis=1))
-
-    unpredicted = readings < 0
-    return {
-        "unpredicted": summarise(counts @ unpredicted.mean(axis=0) / counts.sum(axis=1)),
-        "mcc_unpredicted_wrong": mean_mcc(np.where(unpredicted, ~labels, readings).astype(np.int8)),
-        "mcc_of_predicted": mean_mcc(readings),
-    }
+def frame_change(after: Floats, before: Floats, labels: Flags, patients: Ints) -> dict[str, Figure]:
+    """Return what AUC and MCC of single frames gain from `before` to `after`, two models' probabilities."""
+    statistics = (frame_statistic(probabilities, labels, patients) for probabilities in (after, before))
+    found = bootstrap(change(*statistics), int(patients.max()) + 1)
+    return {name: summarise_change(found[name]) for name in ("auc", "mcc")}
 
 
-def patient_labels(labels: Flags, patients: NDArray[np.int64]) -> Flags:
+def patient_figures(readings: Readings, labels: Flags) -> dict[str, Figure]:
+    """Return MCC and the unpredicted share of patients, averaged over draws."""
+    unpredicted = (readings < 0).mean(axis=0)
+    as_wrong = reading_statistic(unpredicted_as_wrong(readings, labels), labels)
+    of_predicted = reading_statistic(readings, labels)
+    found = bootstrap(
+        lambda counts: {
+            "unpredicted": counts @ unpredicted / len(labels),
+            "mcc_unpredicted_wrong": as_wrong(counts)["mcc"],
+            "mcc_of_predicted": of_predicted(counts)["mcc"],
+        },
+        len(labels),
+    )
+    return {name: summarise(estimates) for name, estimates in found.items()}
+
+
+def published_figures(readings: Readings, labels: Flags) -> dict[str, Figure]:
+    """Return the paper's Table 5 (MCC, accuracy, F1), sensitivity and specificity; Unpredicted is wrong."""
+    statistic = reading_statistic(unpredicted_as_wrong(readings, labels), labels)
+    return {name: as_published(found) for name, found in bootstrap(statistic, len(labels)).items()}
+
+
+def patient_change(after: Readings, before: Readings, labels: Flags) -> dict[str, Figure]:
+    """Return what the patients' measures gain from `before` to `after`, Unpredicted counted wrong in both."""
+    statistics = (
+        reading_statistic(unpredicted_as_wrong(readings, labels), labels) for readings in (after, before)
+    )
+    found = bootstrap(change(*statistics), len(labels))
+    return {name: summarise_change(estimates) for name, estimates in found.items()}
+
+
+def patient_labels(labels: Flags, patients: Ints) -> Flags:
     """Return ``(patients,)`` labels, each that of the patient's frames."""
     return labels[np.unique(patients, return_index=True)[1]]
 
 
 def bag_figures(
-    probabilities: Floats, labels: Flags, patients: NDArray[np.int64], *, bag: int | None, draws: int
+    probabilities: Floats, labels: Flags, patients: Ints, *, bag: int | None, draws: int = DRAWS
 ) -> dict[str, dict[str, Figure]]:
     """Return the figures of patients read from `bag` frames drawn of each (None: from all), `draws` times.
 
     ``mean`` is the plain mean of the probabilities; ``rule`` is the patient rule with the paper's t and k.
     """
-    frames = [
-        FramePrediction(FrameSource(str(place), 1), "", p, max(p, 1 - p))
-        for place, p in enumerate(probabilities.tolist())
-    ]
-    members = [np.flatnonzero(patients == patient) for patient in range(patients.max() + 1)]
-    readings = np.empty((2, draws, len(members)), np.int8)
-    generator = np.random.default_rng(0)
-    for draw in range(draws):
-        for patient, places in enumerate(members):
-            drawn = [frames[place] for place in generator.permutation(places)[:bag]]
-            by_mean = np.mean([frame.probability for frame in drawn]) >= DECISION
-            by_rule = read_patient(drawn, threshold=DEFAULT_THRESHOLD, top_k=DEFAULT_TOP_K)
-            readings[:, draw, patient] = by_mean, CODES[by_rule.reading]
+    bags = draw_bags(patients, bag, draws=draws)
+    mean = np.where(bags < 0, 0.0, probabilities[bags]).sum(axis=2) / (bags >= 0).sum(axis=2)
+    rule = read_bags(probabilities, bags, thresholds=[DEFAULT_THRESHOLD], top_ks=[DEFAULT_TOP_K])
     of_patients = patient_labels(labels, patients)
     return {
-        "mean": patient_figures(readings[0], of_patients),
-        "rule": patient_figures(readings[1], of_patients),
+        "mean": patient_figures((mean >= DECISION).astype(np.int8), of_patients),
+        "rule": patient_figures(rule[..., 0, 0], of_patients),
     }

@@ -28,7 +28,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from models.card import describe
-from models.figures import Flags, Floats, bag_figures, frame_figures, patient_labels
+from models.counts import Flags, Floats
+from models.figures import bag_figures, frame_figures, patient_labels
 from models.graph import SCALE, ZERO_POINT, batches, build_trunk, embed, normalise, quantise, set_head
 from models.package import MANIFEST, MODEL
 from models.patient import DECISION, calibrate

@@ -4,7 +4,6 @@ Source: Datres et al., BioData Mining 16:33 (2023), "Per-patient inference model
 whether the top-k weighted mean is of votes or of probabilities; both are here, probabilities the default.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -104,6 +103,18 @@ def rank_frames(frames: Iterable[FramePrediction]) -> list[FramePrediction]:
     return sorted(frames, key=lambda frame: (-frame.confidence, frame.source))
 
 
+def vote_once(frames: Iterable[FramePrediction], groups: Iterable[int]) -> list[FramePrediction]:
+    """Return the most confident frame of each near-duplicate group, ranked: a scene then votes once.
+
+    `groups` numbers the group of each frame, as `pipeline.clean.near_duplicates.duplicate_groups` does.
+    """
+    best: dict[int, FramePrediction] = {}
+    pairs = zip(frames, groups, strict=True)
+    for frame, group in sorted(pairs, key=lambda pair: (-pair[0].confidence, pair[0].source)):
+        best.setdefault(group, frame)
+    return list(best.values())
+
+
 def read_patient(
     frames: Iterable[FramePrediction],
     *,
@@ -114,15 +125,17 @@ def read_patient(
     """Read one patient from the frames that reach `threshold`, at most the `top_k` most confident of them.
 
     The order of `frames` does not matter. Vote mode ``probabilities`` averages the positive class's
-    probability, ``votes`` the labels; both weigh each frame with its confidence.
+    probability, ``votes`` the labels; both weigh each frame with its confidence. What is averaged is the
+    distance from 0.5, so that frames which contradict each other exactly tie exactly, and a tie is IBD.
     """
     ranked = rank_frames(frames)
     used = tuple(frame for frame in ranked if frame.confidence >= threshold)[:top_k]
     if not used:
         return PatientPrediction("unpredicted", "below_threshold" if ranked else "no_frames", None, ())
-    weights = [frame.confidence for frame in used]
-    votes = [
-        float(frame.probability >= DECISION) if vote_mode == "votes" else frame.probability for frame in used
-    ]
-    probability = math.fsum(map(math.prod, zip(weights, votes, strict=True))) / math.fsum(weights)
+    weighed = weight = 0.0
+    for frame in used:  # one after the other: `models.grid` adds in this order, and rounds alike
+        vote = float(frame.probability >= DECISION) if vote_mode == "votes" else frame.probability
+        weighed += frame.confidence * (vote - DECISION)
+        weight += frame.confidence
+    probability = DECISION + weighed / weight
     return PatientPrediction("ibd" if probability >= DECISION else "healthy", None, probability, used)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.figures import frame_figures, mcc, patient_figures, summarise
+from models.counts import mcc
+from models.figures import frame_figures, patient_figures, summarise
 
 metrics = pytest.importorskip(
     "sklearn.metrics", reason="the extra `reference` (scikit-learn) is the oracle of these tests"

@@ -1,0 +1,131 @@
+"""Saying nothing where one would be wrong: what abstaining buys, and a threshold that guarantees it.
+
+What is counted are patients: frames of one patient are not exchangeable with those of another.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.counts import Flags, Floats, binomial_cdf, upper_bound
+
+DELTA = 0.05
+"""The chance with which a guarantee may fail."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RiskCoverage:
+    """How the errors grow while less and less confident patients are read.
+
+    Attributes
+    ----------
+    coverage, kept_errors
+        ``(points,)`` from (0, 0) to (1, error rate): the share of all patients that is read, and the share of
+        all patients that is read wrongly. Equally confident patients are read together.
+    aurc, e_aurc
+        Area under the error rate of those read (Geifman, Uziel & El-Yaniv 2019), and what is above the area
+        of a perfect ranking, e + (1 - e) ln(1 - e) for an error rate e.
+    augrc
+        Area under the share of all that is read wrongly (Traub et al. 2024); perfect is e ** 2 / 2.
+    """
+
+    coverage: Floats
+    kept_errors: Floats
+    aurc: float
+    e_aurc: float
+    augrc: float
+
+
+def risk_coverage(confidences: Floats, wrong: Flags) -> RiskCoverage:
+    """Return the curve of ``(patients,)`` confidences and of whether each reading was wrong.
+
+    Between two points patients are read in random order: kept errors grow linearly, kept = a + b coverage,
+    and the area under kept / coverage is that of a / coverage + b, exactly.
+    """
+    order = np.argsort(-confidences, kind="stable")
+    last = np.append(np.diff(confidences[order]) != 0, True)
+    coverage = np.append(0.0, np.flatnonzero(last) + 1) / len(wrong)
+    kept = np.append(0.0, np.cumsum(wrong[order])[last]) / len(wrong)
+    slope = np.diff(kept) / np.diff(coverage)
+    start = kept[:-1] - slope * coverage[:-1]
+    curved = float((start[1:] * np.diff(np.log(coverage[1:]))).sum())  # the first point's is zero
+    aurc = curved + float(kept[-1])
+    error = float(kept[-1])
+    least = error + (1 - error) * math.log1p(-error) if error < 1 else 1.0
+    augrc = float((np.diff(coverage) * (kept[1:] + kept[:-1])).sum() / 2)
+    return RiskCoverage(coverage, kept, aurc, aurc - least, augrc)
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """An error rate that holds, but for a chance `delta`, for every later patient of the same kind.
+
+    Attributes
+    ----------
+    threshold
+        Patients are read from this confidence on; None where `risk` could not be certified.
+    risk, bound, delta
+        The error rate asked for, the one certified among those read (1 where none is), and the chance that
+        it is exceeded.
+    patients, read, wrong
+        That it was computed from, that reach the threshold, and of these the wrong ones.
+    """
+
+    threshold: float | None
+    risk: float
+    bound: float
+    delta: float
+    patients: int
+    read: int
+    wrong: int
+
+    @property
+    def sentence(self) -> str:
+        """What may be said of it."""
+        sure = f"with {1 - self.delta:.0%} confidence"
+        if self.threshold is not None:
+            return (
+                f"of those read at t = {self.threshold:.4f} ({self.read} of {self.patients} patients, "
+                f"{self.wrong} wrong) at most {self.bound:.1%} are read wrongly, {sure}"
+            )
+        least = least_certifiable(self.patients, delta=self.delta)
+        if self.risk < least:
+            return f"below {least:.1%} not certifiable with {self.patients} patients, {sure}"
+        return f"{self.risk:.1%} not certified {sure}: too many of the {self.patients} patients read wrongly"
+
+
+def _tests(patients: int) -> int:
+    """Return the steps of a binary search among 0 to all patients: so many bounds must hold together."""
+    return math.ceil(math.log2(patients + 1))
+
+
+def least_certifiable(patients: int, *, delta: float = DELTA) -> float:
+    """Return the lowest error rate that `certify` can certify: that of all patients read, none wrongly."""
+    return upper_bound(0, patients, delta=delta / _tests(patients))
+
+
+def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DELTA) -> Certificate:
+    """Return the lowest threshold found whose error rate is `risk` at most, but for a chance `delta`.
+
+    Selection with guaranteed risk, SGR (Geifman & El-Yaniv 2017, algorithm 2): a binary search over how many
+    of the most confident patients are read; each step's bound fails with chance delta / steps. Steps are
+    ceil(log2(n + 1)) instead of the paper's ceil(log2 n), because reading everybody is among the answers
+    here. It holds for patients exchangeable with these whose error rate does not grow with confidence; the
+    model, calibration and (t, k) must have been chosen without them. Both arrays are ``(patients,)``.
+    """
+    size = len(wrong)
+    ascending, per_test = np.sort(confidences), delta / _tests(size)
+    found = Certificate(None, risk, 1.0, delta, size, 0, 0)
+    low, high = 0, size
+    while low < high:
+        threshold = float(ascending[size - (low + high + 1) // 2])
+        reached = confidences >= threshold
+        read, errors = int(reached.sum()), int(wrong[reached].sum())
+        if binomial_cdf(errors, read, risk) <= per_test:
+            bound = upper_bound(errors, read, delta=per_test)
+            found = Certificate(threshold, risk, bound, delta, size, read, errors)
+            low = read
+        else:
+            high = (low + high + 1) // 2 - 1
+    return found
