@@ -23,6 +23,9 @@ have 8 bins a level or more: fine enough for the error within a level to be seen
 STEPS = 100
 """How finely a search tries ranges: every hundredth of the range seen."""
 
+ROUNDING = 1e-12
+"""What a share may lack: 1 - 0.999 is not 0.001."""
+
 Rounding = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Values ``(C, n)``, lowest and highest ``(C,)`` -> the values on the grid of that range, ``(C, n)``."""
 
@@ -83,8 +86,8 @@ class Statistics:
         if max(self._limit, reach) < torch.finfo(row.dtype).tiny:
             self._bins[HALF_BINS] += len(row)  # zeros tell no limit
             return
-        self._limit = self._limit or reach
-        while self._limit < reach:
+        self._limit = self._limit or reach * (1 + 1 / HALF_BINS)
+        while self._limit <= reach:
             self._limit *= 2
             joined = self._bins.view(-1, 2).sum(1)
             self._bins = torch.zeros_like(self._bins)
@@ -124,7 +127,7 @@ def percentile(seen: Statistics, _: Rounding, *, share: float = 0.999) -> tuple[
     values, reached = seen.values, seen.counts.double().cumsum(1) / seen.number
     bounds = []
     for least, edge in ((1 - share, -0.5), (share, 0.5)):
-        place = (reached < least).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
+        place = (reached < least - ROUNDING).sum(1, keepdim=True).clamp(max=values.shape[1] - 1)
         bound = values.gather(1, place)[:, 0] + edge * seen.width
         bounds.append(bound.clamp(seen.lowest, seen.highest))
     return bounds[0], bounds[1]
@@ -164,6 +167,7 @@ def entropy(seen: Statistics, rounding: Rounding) -> tuple[Tensor, Tensor]:
             "least_squares for weights"
         )
     values, counts = seen.values, seen.counts[0].double()
+    counts[HALF_BINS] = counts[HALF_BINS + 1]
     best, kept = torch.inf, 1.0
     for step in range(STEPS, 0, -1):
         lowest, highest = (bound * (step / STEPS) for bound in (seen.lowest, seen.highest))
@@ -179,6 +183,7 @@ def entropy(seen: Statistics, rounding: Rounding) -> tuple[Tensor, Tensor]:
         reference[-1] += counts[first + len(own) :].sum()
         shown = reference > 0
         spread = torch.bincount(level, own) / torch.bincount(level, shown.double()).clamp(min=1)
+        spread = spread.clamp(min=1)  # a level of nothing but what was clipped counts as one value
         p, q = reference[shown] / reference.sum(), spread[level][shown] / own.sum()
         divergence = float((p * (p / q).log()).sum())
         if divergence < best:
