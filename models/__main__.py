@@ -56,7 +56,7 @@ def evaluate(
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, not a table.")] = False,
 ) -> None:
-    """Say how well a package reads labelled frames, one by one and patient by patient."""
+    """Say how well a package reads a data set."""
     opened = load_package(package)
     frames = load_dataset(
         dataset, root, columns=read_pairs(columns, "--columns"), labels=read_pairs(labels, "--labels")

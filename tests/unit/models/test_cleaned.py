@@ -6,14 +6,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, VLEndoscopicImageStorage
 
 from models.cleaned import CleanedFrames, load_cleaned
 from models.dataset import Dataset, load_dataset
 from pipeline.clean.recipe import DEFAULT
 from pipeline.folder import list_items, read_item
+from pipeline.frame import Pixels
 from pipeline.tools import open_cleaner
-from tests.painted_dataset import write_dataset
+from tests.painted_dataset import paint_tissue, write_dataset, write_rows
 
 QUICK = replace(DEFAULT, steps=("content_area", "quality", "crop"))
 
@@ -54,6 +58,35 @@ def test_the_second_time_nothing_is_cleaned(dataset: Dataset, tmp_path: Path) ->
     for frame in dataset.frames:
         (tmp_path / frame.path).unlink()
     assert same(load_cleaned(dataset, tmp_path / "cache", QUICK), first)
+
+
+def write_instance(file: Path, pixels: Pixels, number_of_frames: int) -> None:
+    instance = pydicom.Dataset()
+    instance.file_meta = FileMetaDataset()
+    instance.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    instance.SOPClassUID = VLEndoscopicImageStorage
+    instance.SOPInstanceUID = "1.2.3.4"
+    instance.Rows, instance.Columns, instance.SamplesPerPixel = *pixels.shape[:2], 3
+    instance.PhotometricInterpretation, instance.PlanarConfiguration = "RGB", 0
+    instance.BitsAllocated = instance.BitsStored = 8
+    instance.HighBit, instance.PixelRepresentation, instance.NumberOfFrames = 7, 0, number_of_frames
+    instance.PixelData = pixels.tobytes() * number_of_frames
+    instance["PixelData"].VR = "OB"
+    instance.save_as(file, enforce_file_format=True)
+
+
+def test_a_frame_may_come_as_png_or_dicom_but_several_in_one_file_are_none(tmp_path: Path) -> None:
+    """A row is one frame: which one of several it means, nobody said."""
+    pixels = paint_tissue("healthy", 7)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1])
+    write_instance(tmp_path / "b", pixels, 1)
+    write_instance(tmp_path / "c", pixels, 2)
+    header = ("patient", "label", "path", "group")
+    rows = [("A", "healthy", name, "g") for name in ("a.png", "b", "c")]
+    table = write_rows(tmp_path / "table.csv", [header, *rows])
+    cleaned = load_cleaned(load_dataset(table, tmp_path), tmp_path / "cache", QUICK)
+    assert cleaned.reasons == ("", "", "undecodable")
+    assert np.array_equal(cleaned.views[0], cleaned.views[1])
 
 
 def tear(file: Path) -> None:

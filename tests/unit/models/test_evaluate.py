@@ -180,19 +180,20 @@ def test_a_package_that_names_no_training_frames_is_warned_of(
     ]
 
 
+@pytest.mark.parametrize(
+    ("lost", "count", "figure"), [("ibd", 5, "sensitivity"), ("healthy", 9, "specificity")]
+)
 def test_what_one_label_alone_cannot_tell_is_not_told(
-    package: Path, dataset: Dataset, tmp_path: Path
+    package: Path, dataset: Dataset, tmp_path: Path, lost: str, count: int, figure: str
 ) -> None:
-    """No frame of E, F or D is left: AUC and MCC of frames have no meaning, and JSON knows no NaN."""
-    outcomes = [
-        "undecodable" if frame.label == "ibd" else np.full((224, 224, 3), 90, np.uint8)
-        for frame in dataset.frames
-    ]
+    """Of the other label no frame is left: AUC and MCC of frames have no meaning, and JSON knows no NaN."""
+    view = np.full((224, 224, 3), 90, np.uint8)
+    outcomes = ["undecodable" if frame.label == lost else view for frame in dataset.frames]
     metrics = evaluated(package, dataset, outcomes, tmp_path / "out")
     assert metrics["frame"] is None
-    assert metrics["patient"]["sensitivity"]["value"] == 0
+    assert metrics["patient"][figure]["value"] == 0
     assert warnings_of(metrics)[1:] == [
-        "5 of 14 frames could not be decoded",
+        f"{count} of 14 frames could not be decoded",
         "no figures of single frames: some of both labels are needed",
     ]
 
