@@ -44,11 +44,15 @@ class Schedule:
     ----------
     rate
         Epoch's number -> factor on every parameter group's own learning rate.
+    largest_gradient
+        Norm that all gradients together are cut to. MobileNetV2 without batch norm, trained from its 14th
+        block at 1e-3, fell to chance in the fourth epoch of the first fold without.
     """
 
     epochs: int
     rate: Callable[[int], float] = lambda _: 1.0
     seed: int = 0
+    largest_gradient: float = math.inf
 
 
 Loader = Callable[[int], Iterable[Batch]]
@@ -99,7 +103,7 @@ def fit(
         for group, initial in zip(optimiser.param_groups, initial_rates, strict=True):
             group["lr"] = initial * schedule.rate(number)
         model.train()
-        losses = [_step(model, batch, objective, optimiser) for batch in loader(number)]
+        losses = [_step(model, batch, objective, optimiser, schedule) for batch in loader(number)]
         if not losses:
             raise TrainingError(
                 f"epoch {number}: at least one batch was expected, none was found; mend the loader"
@@ -110,7 +114,13 @@ def fit(
             _save(checkpoint, model, optimiser, seed=schedule.seed, done=number + 1)
 
 
-def _step(model: nn.Module, batch: Batch, objective: Objective, optimiser: torch.optim.Optimizer) -> float:
+def _step(
+    model: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    optimiser: torch.optim.Optimizer,
+    schedule: Schedule,
+) -> float:
     optimiser.zero_grad(set_to_none=True)
     loss = objective(model, batch)
     value = float(loss.item())
@@ -120,6 +130,8 @@ def _step(model: nn.Module, batch: Batch, objective: Objective, optimiser: torch
             + ", ".join(batch.digests())
         )
     loss.backward()
+    if math.isfinite(schedule.largest_gradient):
+        nn.utils.clip_grad_norm_(model.parameters(), schedule.largest_gradient)
     optimiser.step()
     return value
 

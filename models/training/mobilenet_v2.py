@@ -1,12 +1,7 @@
-"""MobileNetV2 1.0, batch norm folded as its published weights come, and a head that explains itself.
-
-The head is a 1x1 convolution whose output, the class activation map (Zhou et al. 2016), is averaged: the map
-holds the very terms of the logit.
-"""
+"""MobileNetV2 1.0, its batch norm folded, as its published weights come."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -15,6 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from models.errors import ModelError
+from models.training.network import Network
 
 STAGES = (
     (1, 16, 1, 1),
@@ -29,14 +25,6 @@ STAGES = (
 
 FEATURES = 1280
 PUBLISHED_CLASSES = 1001
-
-
-class Read(NamedTuple):
-    """What the network gives for N views: ``(N, classes)``, ``(N, classes, h, w)`` and ``(N, 1280)``."""
-
-    logits: Tensor
-    cam: Tensor
-    embedding: Tensor
 
 
 class Block(nn.Module):
@@ -55,29 +43,18 @@ class Block(nn.Module):
         return x + self.layers(x) if self.adds else self.layers(x)
 
 
-class MobileNetV2(nn.Module):
-    """Views in, ``(N, 3, rows, columns)`` as (pixel - 128) / 128; logits, activation maps, embedding out."""
+class MobileNetV2(Network):
+    """The trunk's 19 stages: a stem, 17 blocks and a widening convolution."""
 
     def __init__(self, classes: int = 2) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Sequential(*_convolution(3, 32, 3, stride=2))]
+        stages: list[nn.Module] = [nn.Sequential(*_convolution(3, 32, 3, stride=2))]
         channels = 32
         for expansion, outputs, blocks, stride in STAGES:
             for place in range(blocks):
-                layers.append(Block(channels, outputs, expansion, stride if place == 0 else 1))
+                stages.append(Block(channels, outputs, expansion, stride if place == 0 else 1))
                 channels = outputs
-        layers.append(nn.Sequential(*_convolution(channels, FEATURES, 1)))
-        self.trunk = nn.Sequential(*layers)
-        self.head = nn.Conv2d(FEATURES, classes, 1)
-
-    def forward(self, views: Tensor) -> Read:
-        """Return what the views show."""
-        return self.read(self.trunk(views))
-
-    def read(self, features: Tensor) -> Read:
-        """Return what the head says of the trunk's ``(N, 1280, h, w)``."""
-        cam = self.head(features)
-        return Read(cam.mean(dim=(2, 3)), cam, features.mean(dim=(2, 3)))
+        stages.append(nn.Sequential(*_convolution(channels, FEATURES, 1)))
+        super().__init__(nn.Sequential(*stages), FEATURES, classes)
 
 
 def load_published(network: MobileNetV2, weights: Path) -> None:

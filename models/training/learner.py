@@ -1,0 +1,184 @@
+"""Train the last stages of a network on frames that the first stages have read already.
+
+The stages that stay as they come are run once over a few augmented variants of every frame; what they say is
+kept in half precision, so that an epoch costs what the trained stages cost.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.training.augment import augment
+from models.training.backbones import EVERYTHING, trainable
+from models.training.fit import Batch, Callback, Schedule, fit
+from models.training.network import Network
+
+READ = 32
+"""Views that are read at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    frozen
+        First stages of the trunk that stay as they come.
+    layers
+        Of the stages after these, the layers that are trained, by their names in the trunk, and the head
+        (`models.training.backbones.trainable`).
+    variants
+        Augmented variants of each frame that the frozen stages read; the first is the frame as it is.
+    epochs
+        Most epochs; an inner split chooses how many.
+    rate, head_rate
+        Adam's learning rate, of the stages and of the head.
+    steps
+        Epochs after which the rate falls to a tenth, again and again; 0: it falls to nothing as a cosine.
+    l1, weight_decay
+        Strength of the LASSO penalty on the trained weights, and Adam's decoupled decay.
+    dropout
+        Share of feature maps left out before the head.
+    """
+
+    backbone: str = "mobilenet_v2"
+    frozen: int = 14
+    layers: tuple[str, ...] = EVERYTHING
+    variants: int = 8
+    epochs: int = 12
+    batch: int = 32
+    rate: float = 5e-4
+    head_rate: float = 1.5e-3
+    steps: int = 0
+    l1: float = 0.0
+    weight_decay: float = 0.01
+    dropout: float = 0.2
+
+
+class Tail(nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """The stages that are trained, and the head: what the frozen stages say in, logits out."""
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.trunk = copy.deepcopy(network.trunk[settings.frozen :])
+        self.drop = nn.Dropout2d(settings.dropout)
+        self.head = copy.deepcopy(network.head)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return ``(N, classes)``."""
+        return self.head(self.drop(self.trunk(features))).mean(dim=(2, 3))
+
+
+def normalise(views: NDArray[np.uint8]) -> Tensor:
+    """Return ``(N, rows, columns, 3)`` uint8 views as a network takes them."""
+    return ((torch.from_numpy(np.ascontiguousarray(views)).float() - 128) / 128).permute(0, 3, 1, 2)
+
+
+def read_frozen(network: Network, views: NDArray[np.uint8], settings: Settings, *, seed: int = 0) -> Tensor:
+    """Return ``(variants, N, channels, h, w)`` float16: what the frozen stages say of each frame."""
+    stages = network.trunk[: settings.frozen].eval()
+    generator = np.random.default_rng(seed)
+    found: list[Tensor] = []
+    with torch.inference_mode():
+        for variant in range(settings.variants):
+            shown = views if variant == 0 else np.stack([augment(view, generator) for view in views])
+            found.append(
+                torch.cat([stages(normalise(shown[at : at + READ])).half() for at in _starts(views)])
+            )
+    return torch.stack(found).clone()  # out of inference mode
+
+
+def train(
+    network: Network,
+    features: Tensor,
+    labels: NDArray[np.int64],
+    settings: Settings,
+    *,
+    epochs: int,
+    seed: int,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Path | None = None,
+) -> Tail:
+    """Return the trained stages; `network` stays as it is.
+
+    Parameters
+    ----------
+    features
+        ``(variants, N, ...)`` of the frames to learn from.
+    labels
+        ``(N,)``: each frame's place among the classes.
+    epochs
+        Of `settings.epochs`, over which the rate is planned, those that are gone through.
+    """
+    torch.manual_seed(seed)
+    tail = Tail(network, settings)
+    nn.init.normal_(tail.head.weight, std=0.01)
+    nn.init.zeros_(tail.head.bias)
+    truths = torch.from_numpy(labels)
+    stages = trainable(tail.trunk, settings.layers) if len(tail.trunk) else []
+
+    def load(epoch: int) -> Iterator[Batch]:
+        generator = np.random.default_rng((seed, epoch))
+        order = generator.permutation(len(labels))
+        for at in range(0, len(order), settings.batch):
+            chosen = order[at : at + settings.batch]
+            shown = generator.integers(len(features), size=len(chosen))
+            yield Batch(features[shown, chosen].float(), truths[chosen])
+
+    def objective(model: nn.Module, batch: Batch) -> Tensor:
+        loss = functional.cross_entropy(model(batch.inputs), batch.targets)
+        if settings.l1:
+            loss = loss + settings.l1 * torch.stack([weight.abs().sum() for weight in stages]).sum()
+        return loss
+
+    groups = [
+        {"params": stages, "lr": settings.rate},
+        {"params": list(tail.head.parameters()), "lr": settings.head_rate},
+    ]
+    fit(
+        tail,
+        load,
+        objective=objective,
+        optimiser=torch.optim.AdamW(groups, weight_decay=settings.weight_decay),
+        schedule=Schedule(epochs, lambda epoch: rate(epoch, settings), seed=seed, largest_gradient=1.0),
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+    )
+    tail.eval()
+    return tail
+
+
+def rate(epoch: int, settings: Settings) -> float:
+    """Return the factor on the learning rates."""
+    if settings.steps:
+        return float(0.1 ** (epoch // settings.steps))
+    return float(0.5 * (1 + np.cos(np.pi * epoch / settings.epochs)))
+
+
+def margins(tail: Tail, features: Tensor) -> NDArray[np.float64]:
+    """Return ``(N,)``: the second class's logit less the first's, of what the frozen stages say."""
+    with torch.inference_mode():
+        logits = torch.cat([tail(features[at : at + READ].float()) for at in _starts(features)])
+    return np.asarray((logits[:, 1] - logits[:, 0]).double().numpy())
+
+
+def join(network: Network, tail: Tail, settings: Settings) -> Network:
+    """Return the whole network with the trained stages and head in it."""
+    whole = copy.deepcopy(network)
+    for place, stage in enumerate(tail.trunk, settings.frozen):
+        whole.trunk[place] = copy.deepcopy(stage)
+    whole.head = copy.deepcopy(tail.head)
+    whole.eval()
+    return whole
+
+
+def _starts(frames: Tensor | NDArray[np.uint8]) -> range:
+    return range(0, len(frames), READ)
