@@ -5,20 +5,15 @@ Every bootstrap over as many patients draws the same resamples, so that figures 
 """
 
 from collections.abc import Callable
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.calibration import calibration_error
-from models.counts import Flags, Floats, Ints, mcc, measures, ratio
+from models.counts import Flags, Floats, Ints, measures, ratio
 from models.grid import DRAWS, draw_bags, read_bags
 from models.package import DEFAULT_THRESHOLD, DEFAULT_TOP_K
 from models.patient import DECISION
-
-__all__ = ["Flags", "Floats", "mcc"]
-
-CODES = {"unpredicted": -1, "healthy": 0, "ibd": 1}
 
 Figure = dict[str, float]
 Readings = NDArray[np.int8]
@@ -28,25 +23,24 @@ Statistic = Callable[[Floats], dict[str, Floats]]
 RESAMPLES = 100_000
 """As Datres et al. 2023."""
 
-BLOCK = 1000
-"""Resamples at a time: of 300 draws, what is computed of a block stays within a core's cache."""
+BLOCK = 250
+"""Resamples at a time: 74 patients of 300 draws took 4.2 s so, 4.8 s by 1000 at a time and 4.4 s by 100."""
 
 RADIUS = 1.645
 """Standard deviations from the mean to the 5 % and 95 % of a normal distribution: the paper's interval."""
 
 
-def resample(patients: int) -> Floats:
-    """Return ``(1 + RESAMPLES, patients)`` counts; the first row is the sample itself, once each."""
-    drawn = np.random.default_rng(0).multinomial(patients, np.full(patients, 1 / patients), size=RESAMPLES)
-    return np.vstack([np.ones((1, patients)), drawn])
-
-
 def bootstrap(statistic: Statistic, patients: int) -> dict[str, Floats]:
     """Return ``(1 + RESAMPLES,)`` estimates by name; the first is of the sample itself."""
     generator = np.random.default_rng(0)
-    even = np.full(patients, 1 / patients)
-    drawn = (generator.multinomial(patients, even, size=BLOCK) for _ in range(RESAMPLES // BLOCK))
-    found = [statistic(counts.astype(np.float64)) for counts in chain([np.ones((1, patients))], drawn)]
+
+    def draw() -> Floats:
+        """Count by one histogram with bins for each resample: five times as fast as a multinomial."""
+        drawn = generator.integers(patients, size=(BLOCK, patients)) + np.arange(BLOCK)[:, None] * patients
+        counts = np.bincount(drawn.ravel(), minlength=BLOCK * patients)
+        return counts.reshape(BLOCK, patients).astype(np.float64)
+
+    found = [statistic(np.ones((1, patients))), *(statistic(draw()) for _ in range(RESAMPLES // BLOCK))]
     return {name: np.concatenate([block[name] for block in found]) for name in found[0]}
 
 

@@ -4,7 +4,7 @@ What is counted are patients: frames of one patient are not exchangeable with th
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -95,37 +95,38 @@ class Certificate:
         return f"{self.risk:.1%} not certified {sure}: too many of the {self.patients} patients read wrongly"
 
 
-def _tests(patients: int) -> int:
-    """Return the steps of a binary search among 0 to all patients: so many bounds must hold together."""
-    return math.ceil(math.log2(patients + 1))
+def _share(delta: float, patients: int) -> float:
+    """Return each test's share of `delta`: a search takes ceil(log2 n) at most, which must all hold."""
+    return delta / max(1, math.ceil(math.log2(patients)))
 
 
 def least_certifiable(patients: int, *, delta: float = DELTA) -> float:
     """Return the lowest error rate that `certify` can certify: that of all patients read, none wrongly."""
-    return upper_bound(0, patients, delta=delta / _tests(patients))
+    return upper_bound(0, patients, delta=_share(delta, patients))
 
 
 def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DELTA) -> Certificate:
     """Return the lowest threshold found whose error rate is `risk` at most, but for a chance `delta`.
 
-    Selection with guaranteed risk, SGR (Geifman & El-Yaniv 2017, algorithm 2): a binary search over how many
-    of the most confident patients are read; each step's bound fails with chance delta / steps. Steps are
-    ceil(log2(n + 1)) instead of the paper's ceil(log2 n), because reading everybody is among the answers
-    here. It holds for patients exchangeable with these whose error rate does not grow with confidence; the
-    model, calibration and (t, k) must have been chosen without them. Both arrays are ``(patients,)``.
+    Selection with guaranteed risk (SGR; Geifman & El-Yaniv 2017, algorithm 2): a binary search over how many
+    of the most confident patients are read, each test with its share of `delta`. Unlike the paper's, which
+    starts at half of all, it leaves out numbers too small to certify `risk` even without an error: few
+    patients would fail for their number, and the search turn to fewer. The guarantee holds for patients
+    exchangeable with these whose error rate does not grow with confidence; the model, calibration and (t, k)
+    must have been chosen without them. Both arrays are ``(patients,)``.
     """
-    size = len(wrong)
-    ascending, per_test = np.sort(confidences), delta / _tests(size)
+    size, share = len(wrong), _share(delta, len(wrong))
+    ascending = np.sort(confidences)
     found = Certificate(None, risk, 1.0, delta, size, 0, 0)
-    low, high = 0, size
+    low, high = max(1, math.ceil(math.log(share) / math.log1p(-risk)) - 1), size
     while low < high:
-        threshold = float(ascending[size - (low + high + 1) // 2])
-        reached = confidences >= threshold
-        read, errors = int(reached.sum()), int(wrong[reached].sum())
-        if binomial_cdf(errors, read, risk) <= per_test:
-            bound = upper_bound(errors, read, delta=per_test)
-            found = Certificate(threshold, risk, bound, delta, size, read, errors)
+        tried = (low + high + 1) // 2
+        threshold = float(ascending[size - tried])
+        read = int((confidences >= threshold).sum())
+        errors = int(wrong[confidences >= threshold].sum())
+        if binomial_cdf(errors, read, risk) <= share:
+            found = Certificate(threshold, risk, risk, delta, size, read, errors)
             low = read
         else:
-            high = (low + high + 1) // 2 - 1
-    return found
+            high = tried - 1
+    return replace(found, bound=upper_bound(found.wrong, found.read, delta=share))

@@ -1,11 +1,28 @@
-"""The figures against scikit-learn and against sums written out."""
+"""The figures against scikit-learn, on resamples that are really drawn, and against sums written out."""
+
+import math
+import time
 
 import numpy as np
 import pytest
 
 from models.counts import mcc
-from models.figures import frame_figures, patient_figures, summarise
+from models.figures import (
+    RADIUS,
+    RESAMPLES,
+    bag_figures,
+    bootstrap,
+    frame_change,
+    frame_figures,
+    frame_statistic,
+    patient_change,
+    patient_figures,
+    published_figures,
+    reading_statistic,
+    summarise,
+)
 
+stats = pytest.importorskip("scipy.stats", reason="scipy is an oracle of these tests (extra `train`)")
 metrics = pytest.importorskip(
     "sklearn.metrics", reason="the extra `reference` (scikit-learn) is the oracle of these tests"
 )
@@ -79,3 +96,110 @@ def test_unpredicted_patients_count_as_wrong_or_not_at_all() -> None:
 def test_an_interval_leaves_out_the_sample_itself() -> None:
     found = summarise(np.array([99.0, *range(101)]))
     assert found == {"value": 99.0, "low": 2.5, "high": 97.5}
+
+
+def test_every_estimate_is_that_of_the_frames_the_resample_holds(
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """The shortcuts (pairs of patients, counts of cells) must equal frames repeated one by one."""
+    probabilities, labels, patients = sample
+    labels = labels ^ (np.arange(len(labels)) % 11 == 0)  # patients of mixed frames
+    statistic = frame_statistic(probabilities, labels, patients)
+    counts = np.random.default_rng(0).multinomial(20, np.full(20, 1 / 20), size=5).astype(np.float64)
+    found = statistic(counts)
+    for row, of_patient in enumerate(counts.astype(int)):
+        frames = np.repeat(np.arange(len(labels)), of_patient[patients])
+        truth, called = labels[frames], probabilities[frames] >= 0.5
+        expected = {
+            "auc": metrics.roc_auc_score(truth, probabilities[frames]),
+            "mcc": metrics.matthews_corrcoef(truth, called),
+            "accuracy": metrics.accuracy_score(truth, called),
+            "f1": metrics.f1_score(truth, called),
+            "sensitivity": metrics.recall_score(truth, called),
+            "specificity": metrics.recall_score(~truth, ~called),
+        }
+        assert {name: found[name][row] for name in found} == pytest.approx(expected)
+
+
+def test_a_resample_without_a_class_has_no_auc_and_leaves_the_interval_alone() -> None:
+    probabilities, labels, patients = np.array([0.2, 0.4, 0.9]), np.array([False, False, True]), np.arange(3)
+    found = frame_statistic(probabilities, labels, patients)(np.array([[3.0, 0, 0], [1, 1, 1]]))
+    np.testing.assert_array_equal(found["auc"], [np.nan, 1.0])
+    np.testing.assert_array_equal(found["sensitivity"], [np.nan, 1.0])
+    assert frame_figures(probabilities, labels, patients)["auc"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_of_several_models_the_mean_of_their_figures_is_bootstrapped(
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Three seeds are three models: their mean varies with the patients drawn, not with the seeds."""
+    probabilities, labels, patients = sample
+    models = np.stack([probabilities, 1 - probabilities])
+    found = frame_figures(models, labels, patients)
+    assert found["auc"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5})
+    alone = [frame_figures(model, labels, patients)["ece"]["value"] for model in models]
+    assert found["ece"]["value"] == pytest.approx(np.mean(alone), abs=1e-4)
+
+
+def test_a_hundred_thousand_resamples_spread_as_the_binomial_does_and_take_seconds() -> None:
+    """The bootstrap of a share of n patients is binomial: its spread and the paper's radius are known."""
+    labels = np.arange(272) < 152
+    readings = np.where(np.arange(272) % 20 == 0, ~labels, labels).astype(np.int8)
+    begun = time.perf_counter()
+    found = published_figures(readings[None], labels)["accuracy"]
+    assert time.perf_counter() - begun < 8
+    share = 258 / 272
+    spread = math.sqrt(share * (1 - share) / 272)
+    assert RESAMPLES == 100_000
+    assert (found["value"], found["mean"]) == pytest.approx((share, share), abs=2e-4)
+    assert found["radius"] == pytest.approx(RADIUS * spread, abs=2e-4)
+    ends = [stats.binom.ppf(q, 272, share) / 272 for q in (0.025, 0.975)]
+    assert [found["low"], found["high"]] == pytest.approx(ends, abs=1e-4)
+    assert len(bootstrap(reading_statistic(readings[None], labels), 272)["mcc"]) == 1 + RESAMPLES
+
+
+def test_the_change_between_two_models_of_the_same_patients_is_paired() -> None:
+    """Float and int8 err on the same patients: unpaired intervals could not resolve three points of MCC."""
+    labels = np.arange(272) < 152
+    before = np.where(np.arange(272) % 18 == 0, ~labels, labels).astype(np.int8)
+    after = before.copy()
+    after[[1, 2, 3, 200]] = ~labels[[1, 2, 3, 200]]
+    after[0] = labels[0]
+    found = patient_change(after[None], before[None], labels)["mcc"]
+    each = [metrics.matthews_corrcoef(labels, readings) for readings in (after, before)]
+    assert found["value"] == pytest.approx(each[0] - each[1], abs=1e-4)
+    spread = math.sqrt(5) / 272 * 2  # five patients differ; MCC moves by about 2 / n for each
+    assert found["lower"] == pytest.approx(found["value"] - RADIUS * spread, abs=0.004)
+    assert found["low"] < found["lower"] < found["value"] < found["high"]
+    alone = published_figures(before[None], labels)["mcc"]
+    assert found["high"] - found["low"] < 0.6 * (alone["high"] - alone["low"])
+
+
+def test_two_models_that_say_the_same_of_frames_differ_by_exactly_nothing(
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    probabilities, labels, patients = sample
+    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "lower": 0.0}
+    assert frame_change(probabilities, probabilities**1.0, labels, patients) == {
+        "auc": nothing,
+        "mcc": nothing,
+    }
+    worse = np.where(np.arange(300) % 25 == 0, 1 - probabilities, probabilities)
+    found = frame_change(worse, probabilities, labels, patients)
+    for name, score in (("auc", metrics.roc_auc_score), ("mcc", None)):
+        values = [
+            score(labels, p) if score else metrics.matthews_corrcoef(labels, p >= 0.5)
+            for p in (worse, probabilities)
+        ]
+        assert found[name]["value"] == pytest.approx(values[0] - values[1], abs=1e-4)
+        assert found[name]["low"] < found[name]["lower"] < found[name]["value"] < found[name]["high"]
+
+
+def test_bags_are_read_by_their_mean_and_by_the_rule() -> None:
+    """A sure frame among three outweighs two that lean the other way only in the rule, which omits them."""
+    probabilities = np.array([0.95, 0.2, 0.2, 0.05, 0.8, 0.8, 0.6, 0.6])
+    patients = np.array([0, 0, 0, 1, 1, 1, 2, 2])
+    labels = patients != 1
+    found = bag_figures(probabilities, labels, patients, bag=None)
+    assert [found[rule]["mcc_of_predicted"]["value"] for rule in ("mean", "rule")] == [-0.5, 1.0]
+    assert [found[rule]["unpredicted"]["value"] for rule in ("mean", "rule")] == [0.0, 0.3333]

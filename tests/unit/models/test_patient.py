@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from models.classifier import Scores
 from models.package import Package, VoteMode
-from models.patient import FramePrediction, calibrate, predict_frames, rank_frames, read_patient
+from models.patient import FramePrediction, calibrate, predict_frames, rank_frames, read_patient, vote_once
 from pipeline.frame import FrameSource
 
 
@@ -95,6 +95,31 @@ def test_a_frame_exactly_at_the_threshold_votes() -> None:
 def test_a_mean_of_exactly_one_half_is_read_as_ibd() -> None:
     found = read_patient([frame(0.5)], threshold=0.5, top_k=6)
     assert (found.reading, found.probability) == ("ibd", 0.5)
+
+
+@given(st.floats(0.5, 1, exclude_min=True), st.floats(0.5, 1, exclude_min=True), modes)
+def test_frames_that_contradict_each_other_exactly_are_read_as_ibd(
+    p: float, q: float, mode: VoteMode
+) -> None:
+    """A missed disease is the worse error; the rounding of a mean must not decide in its place."""
+    frames = [frame(each, str(number)) for number, each in enumerate((p, 1 - p, q, 1 - q))]
+    found = read_patient(frames, threshold=0.5, top_k=10, vote_mode=mode)
+    assert (found.reading, found.probability) == ("ibd", 0.5)
+
+
+@given(exams, st.randoms(use_true_random=False))
+def test_of_near_duplicates_the_most_confident_votes_whatever_the_order(
+    frames: list[FramePrediction], chance: random.Random
+) -> None:
+    """An endoscope that rests on one scene would otherwise fill all k places with it."""
+    groups = [f.source.frame_number % 3 for f in frames]
+    expected = [
+        rank_frames(f for f, g in zip(frames, groups, strict=True) if g == group)[0] for group in set(groups)
+    ]
+    pairs = list(zip(frames, groups, strict=True))
+    chance.shuffle(pairs)
+    found = vote_once([f for f, _ in pairs], [g for _, g in pairs])
+    assert found == rank_frames(expected)
 
 
 def test_ties_go_to_the_lower_uid_and_then_to_the_lower_frame_number() -> None:

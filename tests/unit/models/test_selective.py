@@ -1,0 +1,109 @@
+"""Certificates where the truth is known, and what abstaining buys against sums written out."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.selective import certify, least_certifiable, risk_coverage
+
+DELTA, REPEATS = 0.1, 1000
+
+
+def test_no_error_among_71_patients_certifies_no_less_than_six_point_seven_percent() -> None:
+    """Delta 0.05, shared by the seven tests that a search among 71 patients may take."""
+    assert least_certifiable(71) == pytest.approx(1 - (0.05 / 7) ** (1 / 71), abs=1e-12)
+    assert round(least_certifiable(71), 3) == 0.067
+    confidences, right = np.linspace(0.5, 1, 71), np.zeros(71, bool)
+    granted = certify(confidences, right, risk=0.0673)
+    assert (granted.threshold, granted.read, granted.wrong) == (0.5, 71, 0)
+    assert granted.bound == least_certifiable(71)
+    assert granted.sentence.startswith(
+        "of those read at t = 0.5000 (71 of 71 patients, 0 wrong) at most 6.7% are"
+    )
+    refused = certify(confidences, right, risk=0.067)
+    assert (refused.threshold, refused.read, refused.bound) == (None, 0, 1.0)
+    assert refused.sentence == "below 6.7% not certifiable with 71 patients, with 95% confidence"
+
+
+def test_the_bound_that_is_granted_is_that_of_the_patients_who_reach_the_threshold() -> None:
+    """SciPy's beta quantile, for a ranking with its errors at the bottom and confidences that tie."""
+    stats = pytest.importorskip("scipy.stats", reason="scipy is the oracle (extra `train`)")
+    confidences = np.repeat(np.linspace(0.51, 1, 50), 4)
+    wrong = np.zeros(200, bool)
+    wrong[:30] = True
+    generator = np.random.default_rng(0)
+    order = generator.permutation(200)
+    found = certify(confidences[order], wrong[order], risk=0.1)
+    assert found.threshold is not None
+    assert found.read == (confidences >= found.threshold).sum()
+    assert found.wrong == (wrong & (confidences >= found.threshold)).sum()
+    assert found.bound == pytest.approx(
+        stats.beta.ppf(1 - 0.05 / 8, found.wrong + 1, found.read - found.wrong)
+    )
+    assert found.bound <= 0.1
+    lower = [t for t in np.unique(confidences) if t < found.threshold][-1]
+    kept = confidences >= lower
+    assert stats.binom.cdf(wrong[kept].sum(), kept.sum(), 0.1) > 0.05 / 8
+    hopeless = certify(confidences, ~wrong, risk=0.1)
+    assert (
+        hopeless.sentence
+        == "10.0% not certified with 95% confidence: too many of the 200 patients read wrongly"
+    )
+
+
+@pytest.mark.parametrize("size", [36, 71, 300])
+@pytest.mark.parametrize("slope", [0.0, 0.8])
+def test_a_certified_risk_is_exceeded_no_more_often_than_delta_allows(size: int, slope: float) -> None:
+    """Known truth: confidence c is uniform, the chance of an error just above the risk plus slope (1/2 - c).
+
+    Without a slope no threshold is any good, and every certificate breaks its promise.
+    """
+    generator = np.random.default_rng(size)
+    risk = 0.3
+    broken = granted = 0
+    for _ in range(REPEATS):
+        confidences = generator.random(size)
+        wrong = generator.random(size) < np.clip(risk + 1e-6 + slope * (0.5 - confidences), 0, 1)
+        found = certify(confidences, wrong, risk=risk, delta=DELTA)
+        if found.threshold is not None:
+            granted += 1
+            above = np.linspace(found.threshold, 1, 1001)
+            broken += np.clip(risk + 1e-6 + slope * (0.5 - above), 0, 1).mean() > risk
+    assert broken / REPEATS <= DELTA + 3 * math.sqrt(DELTA * (1 - DELTA) / REPEATS)
+    assert broken > 0
+    assert granted > (REPEATS * 0.5 if slope and size == 300 else 0)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.8, 0.9, 1.0]), st.booleans()), min_size=1, max_size=30)
+)
+def test_areas_under_risk_and_coverage_are_those_of_random_order_within_ties(
+    patients: list[tuple[float, bool]],
+) -> None:
+    """The oracle walks the curve in small steps; both areas are integrals of it."""
+    confidences, wrong = np.array([c for c, _ in patients]), np.array([w for _, w in patients])
+    found = risk_coverage(confidences, wrong)
+    points = [(0.0, 0.0)]
+    for c in sorted({c for c, _ in patients}, reverse=True):
+        held = [w for other, w in patients if other >= c]
+        points.append((len(held) / len(patients), sum(held) / len(patients)))
+    np.testing.assert_allclose(np.stack([found.coverage, found.kept_errors], axis=1), points)
+    steps = (np.arange(40_000) + 0.5) / 40_000
+    kept = np.interp(steps, *zip(*points, strict=True))
+    assert found.augrc == pytest.approx(kept.mean(), abs=1e-6)
+    assert found.aurc == pytest.approx((kept / steps).mean(), abs=1e-4)
+
+
+def test_a_perfect_ranking_reaches_the_published_optima_and_none_is_below() -> None:
+    wrong = np.arange(50) < 8
+    perfect = risk_coverage(np.linspace(0.5, 1, 50), wrong)
+    assert perfect.augrc == pytest.approx(0.16**2 / 2)
+    assert perfect.aurc == pytest.approx(0.16 + 0.84 * math.log(0.84))
+    assert perfect.e_aurc == pytest.approx(0, abs=1e-12)
+    worse = risk_coverage(np.linspace(1, 0.5, 50), wrong)
+    assert worse.e_aurc > 0.3
+    assert worse.augrc == pytest.approx(0.16 - 0.16**2 / 2)
+    assert risk_coverage(np.array([0.9, 0.8]), np.array([True, True])).e_aurc == pytest.approx(0)
