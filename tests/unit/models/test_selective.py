@@ -92,7 +92,7 @@ def test_areas_under_risk_and_coverage_are_those_of_random_order_within_ties(
         points.append((len(held) / len(patients), sum(held) / len(patients)))
     np.testing.assert_allclose(np.stack([found.coverage, found.kept_errors], axis=1), points)
     steps = (np.arange(40_000) + 0.5) / 40_000
-    kept = np.interp(steps, *zip(*points, strict=True))
+    kept = np.interp(steps, [c for c, _ in points], [e for _, e in points])
     assert found.augrc == pytest.approx(kept.mean(), abs=1e-6)
     assert found.aurc == pytest.approx((kept / steps).mean(), abs=1e-4)
 
