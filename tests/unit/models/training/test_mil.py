@@ -1,0 +1,129 @@
+"""Rules over a patient's frames against sums written out, and attention where a few frames decide."""
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="the extra `train` (torch) is needed to train")
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.figures import Flags, Floats
+from models.training.fit import Schedule
+from models.training.mil import (
+    GatedAttention,
+    Patients,
+    fit_attention,
+    make_bags,
+    max_rule,
+    mean_rule,
+    read_attention,
+)
+
+PATIENTS, SIZE = 60, 8
+
+
+def make_patients(seed: int) -> tuple[Floats, Flags, Patients]:
+    """Return frames of 8 values, of patients of 4 to 12 frames; two of each patient's tell its label.
+
+    The last four values say which frames matter, the first what they say; elsewhere the first is noise.
+    """
+    generator = np.random.default_rng(seed)
+    labels = np.arange(PATIENTS) % 2 == 1
+    patients = np.repeat(np.arange(PATIENTS), generator.integers(4, 13, PATIENTS))
+    embeddings = generator.normal(size=(len(patients), SIZE))
+    for patient, label in enumerate(labels):
+        telling = np.flatnonzero(patients == patient)[:2]
+        embeddings[telling, 4:] += 3
+        embeddings[telling, 0] += 2 if label else -2
+    order = generator.permutation(len(patients))
+    return embeddings[order], labels, patients[order]
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=1, max_size=6), min_size=1, max_size=6), st.randoms())
+def test_mean_and_max_are_those_of_each_patients_frames_in_any_order(
+    bags: list[list[float]], random: object
+) -> None:
+    frames = [(number, each) for number, bag in enumerate(bags) for each in bag]
+    random.shuffle(frames)  # type: ignore[attr-defined]
+    patients, probabilities = np.array([n for n, _ in frames]), np.array([p for _, p in frames])
+    expected = [math.fsum(bag) / len(bag) for bag in bags]
+    assert mean_rule(probabilities, patients).tolist() == pytest.approx(expected)
+    assert max_rule(probabilities, patients).tolist() == [max(bag) for bag in bags]
+
+
+def test_attention_is_the_published_formula() -> None:
+    """Equations 8 and 9 of Ilse et al. 2018, number by number, on standardised frames."""
+    generator = np.random.default_rng(0)
+    torch.manual_seed(0)
+    mean, spread = generator.normal(size=SIZE), generator.uniform(0.5, 2, SIZE)
+    head = GatedAttention(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
+    frames, patients = generator.normal(size=(7, SIZE)), np.array([0, 0, 0, 0, 1, 1, 1])
+    value, gate, weight, line = (
+        (
+            layer.weight.detach().double().numpy(),
+            None if layer.bias is None else layer.bias.detach().double().numpy(),
+        )
+        for layer in (head.value, head.gate, head.weight, head.line)
+    )
+    expected = []
+    for patient in (0, 1):
+        scores, bag = [], []
+        for frame in frames[patients == patient]:
+            h = [(x - m) / s for x, m, s in zip(frame, mean, spread, strict=True)]
+            score = 0.0
+            for unit in range(len(value[0])):
+                v = sum(w * x for w, x in zip(value[0][unit], h, strict=True)) + value[1][unit]
+                u = sum(w * x for w, x in zip(gate[0][unit], h, strict=True)) + gate[1][unit]
+                score += weight[0][0][unit] * math.tanh(v) / (1 + math.exp(-u))
+            scores.append(math.exp(score))
+            bag.append(h)
+        z = [sum(a * h[i] for a, h in zip(scores, bag, strict=True)) / sum(scores) for i in range(SIZE)]
+        expected.append(sum(w * x for w, x in zip(line[0][0], z, strict=True)) + line[1][0])
+    assert read_attention(head, frames, patients).tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def head() -> GatedAttention:
+    return fit_attention(*make_patients(0))
+
+
+def test_attention_finds_the_frames_that_tell_where_the_mean_drowns_them(head: GatedAttention) -> None:
+    """Lesions show on a few frames of an exam."""
+    right = []
+    for seed in range(1, 5):
+        embeddings, labels, patients = make_patients(seed)
+        margins = read_attention(head, embeddings, patients), mean_rule(embeddings[:, 0], patients)
+        right.append([((each > 0) == labels).mean() for each in margins])
+    by_attention, by_mean = np.mean(right, axis=0)
+    assert by_attention > 0.95
+    assert by_attention > by_mean + 0.03
+
+
+def test_a_reading_depends_on_neither_the_order_of_frames_nor_the_patients_beside(
+    head: GatedAttention,
+) -> None:
+    """Padding to the longest patient must be nobody's frame."""
+    embeddings, _, patients = make_patients(1)
+    together = read_attention(head, embeddings, patients)
+    for patient in range(5):
+        own = embeddings[patients == patient][::-1]
+        alone = read_attention(head, own, np.zeros(len(own), np.int64))
+        assert alone[0] == pytest.approx(together[patient], abs=1e-5)
+
+
+def test_training_is_a_function_of_its_arguments() -> None:
+    """The state of torch when it starts is no argument; the seed is one."""
+    one, again, other = (
+        fit_attention(*make_patients(0), schedule=Schedule(epochs=2, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(values, again.state_dict()[name]) for name, values in one.state_dict().items())
+    assert not torch.equal(other.line.weight, one.line.weight)
+
+
+def test_a_bag_holds_each_frame_once_and_marks_it() -> None:
+    bags = make_bags(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]))
+    assert bags.tolist() == [[[1, 3, 4], [0, 0, 0]], [[1, 1, 2], [1, 5, 6]]]
