@@ -9,7 +9,7 @@ channel; the layers named as the tail stay in float, so that logits are not roun
 import io
 import tempfile
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,20 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from torch import nn
+from torch import fx, nn
 
+from models.training.qdq import Writer
+from models.training.twin import INPUT_SCALE, INPUT_ZERO_POINT
 from pipeline.frame import Pixels
 
-SCALE, ZERO_POINT = 1 / 128, 128
+SCALE, ZERO_POINT = INPUT_SCALE, INPUT_ZERO_POINT
 """A network here is trained on (pixel - 128) / 128."""
 
 OPSET = 17
 """The newest of the exporter that needs no further package; ONNX Runtime's integer kernels ask for 13."""
+
+IR_VERSION = 8
+"""The one that came with `OPSET`."""
 
 CALIBRATION_BATCH = 8
 
@@ -95,6 +100,49 @@ def quantise(graph: onnx.ModelProto, frames: Pixels, *, tail: Collection[str]) -
     nodes.remove(first)
     nodes.insert(0, helper.make_node("Transpose", ["frames"], [first.output[0]], "input", perm=[0, 3, 1, 2]))
     model.graph.input[0].CopyFrom(_frames(rows, columns))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def export_twin(
+    twin: fx.GraphModule, *, rows: int, columns: int, outputs: Sequence[str] = ("logits",)
+) -> onnx.ModelProto:
+    """Return a calibrated twin with real integers, in QDQ form; it takes uint8 ``(N, rows, columns, 3)``.
+
+    Scales and zero points are the quantisers' own; biases are int32 at the scale of the sums they join. A
+    ReLU before a quantiser is the end of its range, and padding is the convolution's own: the zero point. A
+    twin with every layer kept in float gives the float graph, with the same input and outputs.
+
+    Parameters
+    ----------
+    outputs
+        A name for each of what the network returns, in order.
+
+    Raises
+    ------
+    TwinError
+        A quantiser is not of 8 bits, or the network does what is not known to `models.training.qdq`.
+    """
+    (taken, *computed, last) = twin.graph.nodes
+    writer = Writer(twin)
+    writer.nodes.append(helper.make_node("Transpose", ["frames"], [taken.name], "input", perm=[0, 3, 1, 2]))
+    writer.take(taken, taken.name, scale=SCALE, zero_point=ZERO_POINT)
+    for node in computed:
+        writer.write(node)
+    (result, *others) = last.all_input_nodes
+    results = result.all_input_nodes if isinstance(result.target, type) else [result, *others]
+    for name, node in zip(outputs, results, strict=True):
+        writer.nodes.append(helper.make_node("Identity", [writer.real(node)], [name], name))
+    with torch.no_grad():
+        given = twin(torch.zeros(1, 3, rows, columns))
+    shapes = [("N", *each.shape[1:]) for each in (given if isinstance(given, tuple) else (given,))]
+    made = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in zip(outputs, shapes, strict=True)
+    ]
+    graph = helper.make_graph(writer.nodes, "twin", [_frames(rows, columns)], made, writer.constants)
+    opset = helper.make_opsetid("", OPSET)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
     onnx.checker.check_model(model, full_check=True)
     return model
 
