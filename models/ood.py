@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from models.counts import Floats
 from models.errors import ModelError
 
 RETENTION = 0.95
@@ -10,7 +11,6 @@ RETENTION = 0.95
 
 LEVELS = 127
 
-Floats = NDArray[np.float64]
 Embeddings = NDArray[np.floating] | NDArray[np.int8]
 
 
@@ -20,13 +20,15 @@ def energy(logits: NDArray[np.floating], *, temperature: float = 1.0) -> Floats:
     >>> energy(np.array([[0.0, 0.0], [1000.0, 0.0]])).round(3).tolist()
     [-0.693, -1000.0]
     """
-    return -temperature * np.logaddexp.reduce(logits.astype(np.float64) / temperature, axis=1)
+    energies: Floats = -temperature * np.logaddexp.reduce(logits.astype(np.float64) / temperature, axis=1)
+    return energies
 
 
 def normalise(embeddings: Embeddings) -> Floats:
     """Return ``(N, d)`` embeddings at length 1; zeros stay zeros."""
-    values = embeddings.astype(np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    values: Floats = embeddings.astype(np.float64)
+    values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return values
 
 
 def distances(embeddings: Embeddings, bank: Embeddings, *, k: int) -> Floats:
@@ -62,8 +64,8 @@ def reduce_bank(embeddings: NDArray[np.floating], size: int, *, seed: int = 0) -
     """
     chosen = np.random.default_rng(seed).permutation(len(embeddings))[:size]
     kept = normalise(embeddings[chosen])
-    largest = np.maximum(np.abs(kept).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    return np.rint(kept / largest * LEVELS).astype(np.int8)
+    kept *= LEVELS / np.maximum(np.abs(kept).max(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return np.rint(kept).astype(np.int8)
 
 
 def choose_threshold(known: Floats, *, retention: float = RETENTION) -> float:

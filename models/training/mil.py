@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.counts import Flags, Floats
 from models.training.fit import Batch, Schedule, fit
 
-Floats = NDArray[np.float64]
 Patients = NDArray[np.int64]
 
 HIDDEN = 64
@@ -74,7 +74,7 @@ def make_bags(embeddings: NDArray[np.floating], patients: Patients) -> Tensor:
 
 def fit_attention(
     embeddings: NDArray[np.floating],
-    labels: NDArray[np.bool_],
+    labels: Flags,
     patients: Patients,
     *,
     schedule: Schedule = SCHEDULE,
@@ -105,7 +105,8 @@ def fit_attention(
         head = GatedAttention(frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-6))
         optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
         fit(head, load, objective=_loss, optimiser=optimiser, schedule=schedule)
-    return head.eval()
+    head.eval()
+    return head
 
 
 def _loss(head: nn.Module, batch: Batch) -> Tensor:

@@ -89,7 +89,8 @@ def test_a_bank_of_a_tenth_in_8_bits_tells_foreign_frames_nearly_as_well() -> No
     bank, known, mixed = (draw(generator, centres, count) for count in (1000, 500, 500))
     foreign = 0.35 * generator.normal(size=(500, 64)) + 0.65 * mixed
     small = reduce_bank(bank, 100)
-    assert (small.shape, small.dtype) == ((100, 64), np.int8)
+    assert small.shape == (100, 64)
+    assert small.dtype == np.int8
     whole = auroc(distances(known, bank, k=10), distances(foreign, bank, k=10))
     reduced = auroc(distances(known, small, k=1), distances(foreign, small, k=1))
     assert 0.9 < whole < 0.99

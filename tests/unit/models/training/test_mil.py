@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.figures import Flags, Floats
+from models.counts import Flags, Floats
 from models.training.fit import Schedule
 from models.training.mil import (
     GatedAttention,
@@ -62,27 +62,24 @@ def test_attention_is_the_published_formula() -> None:
     mean, spread = generator.normal(size=SIZE), generator.uniform(0.5, 2, SIZE)
     head = GatedAttention(torch.from_numpy(mean).float(), torch.from_numpy(spread).float())
     frames, patients = generator.normal(size=(7, SIZE)), np.array([0, 0, 0, 0, 1, 1, 1])
-    value, gate, weight, line = (
-        (
-            layer.weight.detach().double().numpy(),
-            None if layer.bias is None else layer.bias.detach().double().numpy(),
-        )
-        for layer in (head.value, head.gate, head.weight, head.line)
-    )
+    given = {name: values.double().numpy() for name, values in head.state_dict().items()}
+    weight, line = given["weight.weight"][0], given["line.weight"][0]
     expected = []
     for patient in (0, 1):
         scores, bag = [], []
         for frame in frames[patients == patient]:
-            h = [(x - m) / s for x, m, s in zip(frame, mean, spread, strict=True)]
+            h = np.array([(x - m) / s for x, m, s in zip(frame, mean, spread, strict=True)])
             score = 0.0
-            for unit in range(len(value[0])):
-                v = sum(w * x for w, x in zip(value[0][unit], h, strict=True)) + value[1][unit]
-                u = sum(w * x for w, x in zip(gate[0][unit], h, strict=True)) + gate[1][unit]
-                score += weight[0][0][unit] * math.tanh(v) / (1 + math.exp(-u))
+            for unit, share in enumerate(weight):
+                v, u = (
+                    math.fsum(given[f"{layer}.weight"][unit] * h) + given[f"{layer}.bias"][unit]
+                    for layer in ("value", "gate")
+                )
+                score += share * math.tanh(v) / (1 + math.exp(-u))
             scores.append(math.exp(score))
             bag.append(h)
         z = [sum(a * h[i] for a, h in zip(scores, bag, strict=True)) / sum(scores) for i in range(SIZE)]
-        expected.append(sum(w * x for w, x in zip(line[0][0], z, strict=True)) + line[1][0])
+        expected.append(math.fsum(line * np.array(z)) + given["line.bias"][0])
     assert read_attention(head, frames, patients).tolist() == pytest.approx(expected, abs=1e-5)
 
 
