@@ -16,6 +16,11 @@ GAMMA, ZETA = -0.1, 1.1
 RATE, BATCH, PUSH = 1e-3, 32, 0.01
 """Adam's learning rate, examples a step, and the weight of the push to 0 or 1 (BRECQ's code for AdaRound)."""
 
+FAST_RATE = 1e-2
+"""For some 1,000 iterations. A product of 64 by 32, 4 bits, 256 inputs, two seeds: error 0.0277 and 0.0260
+rounded to the nearest; 0.0128 and 0.0125 after 1,000 iterations at 1e-3, 0.0080 and 0.0074 after 10,000; 0.0079
+and 0.0075 after 1,000 at 1e-2."""
+
 STEEPEST, FLATTEST = 20.0, 2.0
 """The exponent of that push, falling linearly (BRECQ's code for AdaRound)."""
 
@@ -91,6 +96,7 @@ def round_adaptively(
     inputs: Tensor,
     targets: Tensor,
     iterations: int = 20_000,
+    rate: float = RATE,
     seed: int = 0,
 ) -> Tensor:
     """Return the layer's weight rounded up or down as its output asks for, not each to the nearest.
@@ -107,6 +113,8 @@ def round_adaptively(
         Of the weight; symmetric.
     inputs, targets
         ``(N, ...)``: what the layer is to take, and to give before any activation function.
+    rate
+        Adam's; `FAST_RATE` where iterations are few.
     """
     generator = torch.Generator().manual_seed(seed)
     scale, _ = grid.along(layer.weight.ndim)
@@ -115,16 +123,15 @@ def round_adaptively(
         fraction = layer.weight / scale - floor
         start = -((ZETA - GAMMA) / (fraction - GAMMA) - 1).log()
     v = start.requires_grad_()
-    optimiser = torch.optim.Adam([v], lr=RATE)
+    optimiser = torch.optim.Adam([v], lr=rate)
     for number in range(iterations):
         chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
         h = (v.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
         weight = scale * (floor + h).clamp(grid.low, grid.high)
         outputs = functional_call(layer, {"weight": weight}, (inputs[chosen],))
         beta = STEEPEST + (FLATTEST - STEEPEST) * number / iterations
-        loss = (outputs - targets[chosen]).square().sum(1).mean() + PUSH * (
-            1 - (2 * h - 1).abs().pow(beta)
-        ).sum()
+        push = (1 - (2 * h - 1).abs().pow(beta)).sum()
+        loss = (outputs - targets[chosen]).square().sum(1).mean() + PUSH * push
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -77,7 +77,7 @@ class LsqQuantiser(UniformQuantiser):
 
 def _reach(grid: Packed) -> Tensor:
     """Return Qp or, where a zero point lies above the middle, Qn."""
-    return torch.maximum(grid.high - grid.zero_point, grid.zero_point - grid.low)
+    return torch.maximum(grid.high - grid.zero_point, grid.zero_point - grid.low).to(grid.scale.dtype)
 
 
 def step_group(model: nn.Module, *, rate: float) -> dict[str, Any]:

@@ -52,7 +52,8 @@ class PactQuantiser(UniformQuantiser):
         """Return `x` clipped and on the grid, with PACT's gradients to `x` and to alpha."""
         grid = self.pack()
         alpha = lend_gradient(self.alpha.clamp(min=LEAST_ALPHA), self.alpha)
-        lowest, highest = alpha * (-grid.zero_point / grid.high), alpha * (1 - grid.zero_point / grid.high)
+        lowest = -alpha * grid.zero_point / grid.high
+        highest = alpha + lowest
         kept = torch.where(x < highest, torch.where(x >= lowest, x, lowest), highest)
         return straight_through(kept, round_to(kept, grid))
 
