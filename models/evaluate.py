@@ -14,6 +14,7 @@ import numpy as np
 
 from models.classifier import Classifier
 from models.cleaned import Outcome
+from models.counts import clopper_pearson
 from models.dataset import CLASSES, Dataset, DatasetError
 from models.errors import PackageError
 from models.figures import Figure, frame_figures, patient_figures, published_figures
@@ -169,8 +170,11 @@ def _patient_figures(said: Predictions, positive: str) -> dict[str, Figure] | No
     codes = {"healthy": 0, "ibd": 1, "unpredicted": -1}
     readings = np.array([[codes[prediction.reading] for prediction in said.patients.values()]], np.int8)
     others = patient_figures(readings, labels)
+    wrong = sum(prediction.reading != said.labels[name] for name, prediction in said.patients.items())
+    low, high = clopper_pearson(wrong, len(labels))  # a bootstrap of no errors would find none at all
     return {
         **published_figures(readings, labels),
+        "error_rate": {"value": round(wrong / len(labels), 4), "low": round(low, 4), "high": round(high, 4)},
         "mcc_of_predicted": others["mcc_of_predicted"],
         "unpredicted": others["unpredicted"],
     }

@@ -131,6 +131,7 @@ def test_patients_are_read_by_the_packages_rule_and_one_without_a_reading_is_wro
             "f1": 2 * 1 / (2 * 1 + 1 + 2),
             "sensitivity": 1 / 3,
             "specificity": 2 / 3,
+            "error_rate": 3 / 6,
             "mcc_of_predicted": coefficient([(said == "ibd", truth) for said, truth in readings[:4]]),
             "unpredicted": 2 / 6,
         },
@@ -138,6 +139,11 @@ def test_patients_are_read_by_the_packages_rule_and_one_without_a_reading_is_wro
     )
     interval = metrics["patient"]["accuracy"]  # of 6 fair coins: 0 heads in 1.6 %, at most 1 in 10.9 %
     assert (interval["low"], interval["high"]) == pytest.approx((1 / 6, 5 / 6), abs=1e-4)
+    low, high = metrics["patient"]["error_rate"]["low"], metrics["patient"]["error_rate"]["high"]
+    for chance in (1 - low, high):  # the exact bounds leave 3 or fewer of 6 a chance of 2.5 %
+        assert sum(math.comb(6, n) * chance**n * (1 - chance) ** (6 - n) for n in range(4)) == pytest.approx(
+            0.025, abs=1e-3
+        )
 
 
 def test_everything_is_counted_and_named(
