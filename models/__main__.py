@@ -20,7 +20,7 @@ from pipeline.tools import open_cleaner
 TRAINING_VERBS = {
     "train": "Train networks on the folds of a data set.",
     "quantize": "Turn a trained network into 8-bit integers.",
-    "calibrate": "Fit temperature, offset, threshold and top-k after quantisation.",
+    "calibrate": "Fit temperature, offset, t and k.",
     "package": "Write a package that a node can use.",
     "compare": "Compare two packages on the same frames.",
 }
