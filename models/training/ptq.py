@@ -18,8 +18,8 @@ RATE, BATCH, PUSH = 1e-3, 32, 0.01
 
 FAST_RATE = 1e-2
 """For some 1,000 iterations. A product of 64 by 32, 4 bits, 256 inputs, two seeds: error 0.0277 and 0.0260
-rounded to the nearest; 0.0128 and 0.0125 after 1,000 iterations at 1e-3, 0.0080 and 0.0074 after 10,000; 0.0079
-and 0.0075 after 1,000 at 1e-2."""
+rounded to the nearest; 0.0128 and 0.0125 after 1,000 iterations at 1e-3, 0.0080 and 0.0074 after 10,000;
+0.0079 and 0.0075 after 1,000 at 1e-2."""
 
 STEEPEST, FLATTEST = 20.0, 2.0
 """The exponent of that push, falling linearly (BRECQ's code for AdaRound)."""

@@ -46,7 +46,7 @@ def draw(kind: str, number: int = 20_000) -> torch.Tensor:
 
 
 def scalar_round(value: float, lowest: float, highest: float, bits: int) -> float:
-    a, b, high = min(lowest, 0.0), max(highest, 0.0), 2**bits - 1
+    a, b, high = min(lowest, 0.0), max(highest, 0.0), (1 << bits) - 1
     scale = (b - a) / high
     zero = min(max(round(-a / scale), 0), high)
     return (min(max(round(value / scale) + zero, 0), high) - zero) * scale
