@@ -74,7 +74,7 @@ class Writer:
                 self._round(node, module.pack())
             case nn.Conv2d() | nn.Linear():
                 self._real[node] = self._layer(node, module)
-            case nn.ZeroPad2d() | nn.ReLU() | nn.ReLU6() if all(map(self._absorbs, node.users)):
+            case nn.ZeroPad2d() | nn.ReLU() | nn.ReLU6() if self._is_absorbed(node, module):
                 pass
             case nn.ReLU() | nn.ReLU6():
                 limits = [0, SIX] if isinstance(module, nn.ReLU6) else []
@@ -113,9 +113,10 @@ class Writer:
             case _:
                 raise _unknown(node, node.target)
 
-    def _absorbs(self, user: fx.Node) -> bool:
-        """Say whether a node does by itself what a padding or a ReLU before it does."""
-        return isinstance(module_of(self._twin, user), Quantiser | nn.Conv2d)
+    def _is_absorbed(self, node: fx.Node, module: nn.Module) -> bool:
+        """Say whether what follows does by itself what a padding or a ReLU does."""
+        absorbing = nn.Conv2d if isinstance(module, nn.ZeroPad2d) else Quantiser
+        return all(isinstance(module_of(self._twin, user), absorbing) for user in node.users)
 
     def _move(self, node: fx.Node, kind: str, *constants: str, **attributes: Any) -> None:
         """Write a node that gives levels where it takes levels, and float where it takes float."""
