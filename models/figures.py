@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from models.calibration import calibration_error
 from models.counts import Flags, Floats, Ints, measures, ratio
-from models.grid import DRAWS, draw_bags, read_bags
-from models.package import DEFAULT_THRESHOLD, DEFAULT_TOP_K
 from models.patient import DECISION
 
 Figure = dict[str, float]
@@ -191,20 +189,3 @@ def patient_change(after: Readings, before: Readings, labels: Flags) -> dict[str
 def patient_labels(labels: Flags, patients: Ints) -> Flags:
     """Return ``(patients,)`` labels, each that of the patient's frames."""
     return labels[np.unique(patients, return_index=True)[1]]
-
-
-def bag_figures(
-    probabilities: Floats, labels: Flags, patients: Ints, *, bag: int | None, draws: int = DRAWS
-) -> dict[str, dict[str, Figure]]:
-    """Return the figures of patients read from `bag` frames drawn of each (None: from all), `draws` times.
-
-    ``mean`` is the plain mean of the probabilities; ``rule`` is the patient rule with the paper's t and k.
-    """
-    bags = draw_bags(patients, bag, draws=draws)
-    mean = np.where(bags < 0, 0.0, probabilities[bags]).sum(axis=2) / (bags >= 0).sum(axis=2)
-    rule = read_bags(probabilities, bags, thresholds=[DEFAULT_THRESHOLD], top_ks=[DEFAULT_TOP_K])
-    of_patients = patient_labels(labels, patients)
-    return {
-        "mean": patient_figures((mean >= DECISION).astype(np.int8), of_patients),
-        "rule": patient_figures(rule[..., 0, 0], of_patients),
-    }

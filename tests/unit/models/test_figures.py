@@ -10,7 +10,6 @@ from models.counts import mcc
 from models.figures import (
     RADIUS,
     RESAMPLES,
-    bag_figures,
     bootstrap,
     frame_change,
     frame_figures,
@@ -193,13 +192,3 @@ def test_two_models_that_say_the_same_of_frames_differ_by_exactly_nothing(
         ]
         assert found[name]["value"] == pytest.approx(values[0] - values[1], abs=1e-4)
         assert found[name]["low"] < found[name]["lower"] < found[name]["value"] < found[name]["high"]
-
-
-def test_bags_are_read_by_their_mean_and_by_the_rule() -> None:
-    """A sure frame among three outweighs two that lean the other way only in the rule, which omits them."""
-    probabilities = np.array([0.95, 0.2, 0.2, 0.05, 0.8, 0.8, 0.6, 0.6])
-    patients = np.array([0, 0, 0, 1, 1, 1, 2, 2])
-    labels = patients != 1
-    found = bag_figures(probabilities, labels, patients, bag=None)
-    assert [found[rule]["mcc_of_predicted"]["value"] for rule in ("mean", "rule")] == [-0.5, 1.0]
-    assert [found[rule]["unpredicted"]["value"] for rule in ("mean", "rule")] == [0.0, 0.3333]
