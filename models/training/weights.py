@@ -156,9 +156,9 @@ def fold_normalisation(conv: nn.Conv2d, *, mean: Sequence[float], std: Sequence[
     weights are multiplied by a, and c goes through the weights into the bias, which appears where there was
     none. That is exact wherever the kernel sees pixels alone. Under padding it is not: a zero was a pixel of
     the mean's colour and is now one of level 128, which only a padding of -c/a would undo, another for each
-    channel, while an integer network has one zero point for all. A stem of ResNet50 (Kaiming's random weights,
-    ImageNet's mean) then differs by up to 0.21 at 5 % of its places, where its output has a standard deviation
-    of 0.36; ViT pads nothing.
+    channel, while an integer network has one zero point for all. ResNet50's stem (Kaiming's random weights,
+    ImageNet's mean) then differs by up to 0.21 at 5 % of its places; the standard deviation of its output is
+    0.36. ViT pads nothing.
 
     Parameters
     ----------
