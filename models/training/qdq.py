@@ -150,7 +150,8 @@ class Writer:
         source, before = node.args[0], (0, 0, 0, 0)
         if isinstance(pad := module_of(self._twin, source), nn.ZeroPad2d):
             source, before = source.args[0], pad.padding
-        inputs = [self.real(source), *self._weights(node, layer, self._levels.get(source))]
+        taken = self.real(source) if is_quantised(layer) else self._spelled_out(source, node.name)
+        inputs = [taken, *self._weights(node, layer, self._levels.get(source))]
         if isinstance(layer, nn.Linear):
             return self._add("Gemm", inputs, node.name, transB=1)
         left, right, top, bottom = before
@@ -160,6 +161,19 @@ class Writer:
             pads=[top + rows, left + columns, bottom + rows, right + columns],
             dilations=layer.dilation, group=layer.groups,
         )  # fmt: skip
+
+    def _spelled_out(self, source: fx.Node, name: str) -> str:
+        """Return the name of what a layer in float takes, dequantised in two steps.
+
+        After a single one, and before the next rounding, ONNX Runtime rounds a float weight by itself, with
+        one scale for all channels.
+        """
+        if source not in self._levels:
+            return self.real(source)
+        levels = self._levels[source]
+        one = self._constant(f"{name}_one", np.array(1, np.float32))
+        centred = self._add("DequantizeLinear", [levels.integers, one, levels.zero_point], f"{name}_centred")
+        return self._add("Mul", [centred, levels.scale], f"{name}_input")
 
     def _weights(self, node: fx.Node, layer: nn.Module, source: Levels | None) -> list[str]:
         """Write weight and bias; return their names in float."""

@@ -1,6 +1,7 @@
 """From torch to an 8-bit graph: the same network, in integers throughout."""
 
 import collections
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,21 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from models.training.export import last_layers, normalise, quantise, take_frames, to_onnx
+from models.training.export import export_twin, last_layers, normalise, quantise, take_frames, to_onnx
+from models.training.mobilenet_v2 import MobileNetV2
+from models.training.quantisers.affine import UniformConfig
+from models.training.quantisers.lsq import LsqQuantiser
+from models.training.quantisers.pact import PactQuantiser
+from models.training.twin import TwinError, build_twin, calibrate, layer_names, weight_quantiser
+from tests.quantised_networks import (
+    SIDE,
+    as_batch,
+    make_activation,
+    make_frames,
+    make_twin,
+    make_weight,
+    residual_network,
+)
 
 ROWS, COLUMNS = 16, 24
 
@@ -90,3 +105,102 @@ def test_padding_is_exactly_a_level_of_the_input(network: torch.nn.Module, frame
         128,
     )
     assert scale * (128.0 - zero_point) == 0.0
+
+
+OUTPUTS = ("logits", "cam", "embedding")
+MAKERS = (make_weight, make_activation)
+
+
+def optimised_kinds(model: onnx.ModelProto, folder: Path) -> collections.Counter[str]:
+    """Return how many nodes of each kind the runtime makes of a graph."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return collections.Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
+
+
+def test_a_twin_runs_in_integer_kernels_throughout_and_in_the_layout_they_take(tmp_path: Path) -> None:
+    """The stem, a bottleneck of three and a shortcut a stage; one transposition for the three channels."""
+    graph = export_twin(make_twin(residual_network()), rows=SIDE, columns=SIDE)
+    assert optimised_kinds(graph, tmp_path) == {
+        "Transpose": 1, "QLinearConv": 1 + 4 * 4, "NhwcMaxPool": 1, "QLinearAdd": 4,
+        "QLinearGlobalAveragePool": 1, "Flatten": 1, "QGemm": 1,
+    }  # fmt: skip
+
+
+def test_the_edge_network_is_in_integers_up_to_its_head(tmp_path: Path) -> None:
+    twin = make_twin(MobileNetV2().eval(), keep_float=["head"])
+    graph = export_twin(twin, rows=SIDE, columns=SIDE, outputs=OUTPUTS)
+    kinds = optimised_kinds(graph, tmp_path)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"], kinds["QuantizeLinear"]) == (52, 10, 0)
+    assert kinds["Conv"] == 1
+    assert kinds.keys().isdisjoint({"Pad", "Clip", "FusedConv"})
+    assert [each.name for each in graph.graph.output] == list(OUTPUTS)
+
+
+def test_what_is_kept_in_float_is_all_that_is_in_float(tmp_path: Path) -> None:
+    """Left to itself the runtime rounds a float weight that stands between integers, and tells nobody."""
+    twin = make_twin(residual_network(), keep_float=["conv1", "fc"])
+    kinds = optimised_kinds(export_twin(twin, rows=SIDE, columns=SIDE), tmp_path)
+    assert (kinds["QLinearConv"], kinds["QLinearAdd"]) == (16, 4)
+    assert kinds["Conv"] == kinds["Gemm"] == kinds["QuantizeLinear"] == 1
+
+
+def test_a_twin_with_all_in_float_gives_the_float_graph() -> None:
+    network, frames = residual_network(), make_frames(3)
+    twin = make_twin(network, keep_float=layer_names(network))
+    with torch.no_grad():
+        expected = network(as_batch(frames)).numpy()
+    found = run(export_twin(twin, rows=SIDE, columns=SIDE), frames)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_file_holds_the_quantisers_integers_and_no_float_copy_of_them() -> None:
+    twin = make_twin(residual_network())
+    constants = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in export_twin(twin, rows=SIDE, columns=SIDE).graph.initializer
+    }
+    for name in layer_names(twin):
+        layer, node = twin.get_submodule(name), name.replace(".", "_")
+        integers, scales = constants[f"{node}_weight"], constants[f"{node}_scales"]
+        assert (integers.dtype, constants[f"{node}_bias"].dtype) == (np.int8, np.int32)
+        np.testing.assert_array_equal(scales, weight_quantiser(layer).pack().scale.numpy())
+        real = integers * scales.reshape(-1, *[1] * (integers.ndim - 1))
+        np.testing.assert_allclose(real, layer.weight.detach().numpy(), atol=1e-6)
+    assert not any(value.dtype == np.float32 and value.ndim > 1 for value in constants.values())
+
+
+def test_learned_grids_are_exported_as_learned() -> None:
+    twin = build_twin(
+        residual_network(),
+        weight=lambda: LsqQuantiser(UniformConfig(symmetric=True, axis=0)),
+        activation=lambda: PactQuantiser(UniformConfig()),
+        keep_float=[],
+    )
+    calibrate(twin, [as_batch(make_frames(4))])
+    with torch.no_grad():
+        twin.activations.act.alpha *= 0.5
+    graph, frames = export_twin(twin, rows=SIDE, columns=SIDE), make_frames(5)
+    scale = next(each for each in graph.graph.initializer if each.name == "activations_act_scale")
+    assert float(onnx.numpy_helper.to_array(scale)) == pytest.approx(twin.activations.act.alpha.item() / 255)
+    found = run(graph, frames)
+    with torch.no_grad():
+        expected = twin(as_batch(frames)).numpy()
+    assert np.abs(found - expected).max() <= 0.1 * np.ptp(expected)
+
+
+def test_fewer_bits_are_simulated_only() -> None:
+    for bits, name in (((4, 8), "conv1"), ((8, 4), "activations.act")):
+        weight, activation = (functools.partial(make, b) for make, b in zip(MAKERS, bits, strict=True))
+        twin = build_twin(residual_network(), weight=weight, activation=activation, keep_float=[])
+        calibrate(twin, [as_batch(make_frames(4))])
+        with pytest.raises(TwinError, match=rf"^{name}: integers from .* simulated only"):
+            export_twin(twin, rows=SIDE, columns=SIDE)
+
+
+def test_what_cannot_be_written_is_named() -> None:
+    twin = make_twin(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Softplus()).eval())
+    with pytest.raises(TwinError, match=r"_1: .* Softplus"):
+        export_twin(twin, rows=SIDE, columns=SIDE)

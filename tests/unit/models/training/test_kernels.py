@@ -74,7 +74,7 @@ def test_the_edge_network_gives_the_very_maps_and_embeddings() -> None:
         np.testing.assert_allclose(expected.numpy(), each, rtol=1e-5, atol=1e-6)
 
 
-class Padded(nn.Module):
+class Padded(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A tensor that goes below zero, padded on one side by itself and on all by a convolution."""
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Padded(nn.Module):
 
 def integers(values: torch.Tensor, scale: torch.Tensor) -> NDArray[np.int64]:
     shape = (-1, *[1] * (values.ndim - 1))
-    return np.rint((values.detach() / scale.view(shape)).numpy()).astype(np.int64)
+    return np.asarray((values.detach() / scale.view(shape)).round().long().numpy())
 
 
 def test_padding_is_exactly_zero_at_every_border() -> None:
