@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from models.training.quantisers.affine import UniformConfig, round_to
-from models.training.quantisers.lsq import LsqQuantiser, step_group, step_through
+from models.training.quantisers.lsq import LEAST_STEP, LsqQuantiser, step_group, step_through
 from models.training.quantisers.observers import QuantiserError
 from models.training.quantisers.pact import LEAST_ALPHA, PactQuantiser, clip_group, clip_penalty
 
@@ -223,4 +223,5 @@ def test_a_dead_channel_has_a_step_that_divides() -> None:
     quantiser = lsq(UniformConfig(4, symmetric=True, axis=0), torch.tensor([[0.0, 0.0], [1.0, -1.0]]))
     assert float(quantiser.pack().scale[0]) == 1
     quantiser.step.data.fill_(-1.0)
-    assert torch.isfinite(quantiser.quantise(torch.ones(2, 2))).all()
+    assert (quantiser.pack().scale == LEAST_STEP).all()
+    assert (quantiser.quantise(torch.ones(2, 2)) == 7 * LEAST_STEP).all()
