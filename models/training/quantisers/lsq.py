@@ -40,7 +40,14 @@ def step_through(
 
 
 class LsqQuantiser(UniformQuantiser):
-    """A grid whose step is learned from where calibration puts it, ``2 mean|v| / sqrt(Qp)``.
+    """A grid whose step is learned from where calibration puts it.
+
+    Parameters
+    ----------
+    starts_at_range
+        Start at the scale of the range that the config's rule chose, `least_squares` above all (LSQ+, Bhalgat
+        et al. 2020), not at the paper's ``2 mean|v| / sqrt(Qp)``. A small network of four convolutions, 40
+        steps of Adam, steps at 1e-4, 3 seeds: loss 0.007 to 0.010 in place of 0.026 to 0.174 at 4 bits.
 
     Attributes
     ----------
@@ -48,8 +55,9 @@ class LsqQuantiser(UniformQuantiser):
         ``()``, or ``(C,)`` along the config's axis: a parameter from `freeze` on.
     """
 
-    def __init__(self, config: UniformConfig) -> None:
+    def __init__(self, config: UniformConfig, *, starts_at_range: bool = False) -> None:
         super().__init__(config)
+        self.starts_at_range = starts_at_range
         self.register_parameter("step", None)
 
     def quantise(self, x: Tensor) -> Tensor:
@@ -69,7 +77,8 @@ class LsqQuantiser(UniformQuantiser):
         magnitude = self.seen.magnitude.view(grid.scale.shape)
         start = 2 * magnitude / _reach(grid).sqrt()
         self.zero_point = grid.zero_point
-        self.step = nn.Parameter(torch.where(magnitude > LEAST_STEP, start, grid.scale))
+        taken = self.starts_at_range | (magnitude <= LEAST_STEP)  # a dead channel has scale 1
+        self.step = nn.Parameter(torch.where(taken, grid.scale, start))
 
     def _present_scale(self) -> Tensor:
         return self.step.detach().clamp(min=LEAST_STEP)

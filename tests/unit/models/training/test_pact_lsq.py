@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from models.training.quantisers.affine import UniformConfig, round_to
+from models.training.quantisers.affine import UniformConfig, UniformQuantiser, round_to
 from models.training.quantisers.lsq import LEAST_STEP, LsqQuantiser, step_group, step_through
-from models.training.quantisers.observers import QuantiserError
+from models.training.quantisers.observers import QuantiserError, least_squares
 from models.training.quantisers.pact import LEAST_ALPHA, PactQuantiser, clip_group, clip_penalty
 
 NUMBER = 100_000
@@ -217,6 +217,16 @@ def test_what_is_learned_is_kept_with_the_weights_and_lies_in_a_group_of_its_own
     group = step_group(nn.Sequential(one, nn.Linear(2, 2)), rate=1e-4)
     assert [each is one.step for each in group["params"]] == [True]
     assert group["weight_decay"] == 0
+
+
+def test_a_step_may_start_at_the_range_that_a_rule_chose() -> None:
+    """At 4 bits the paper's start costs more than a short training wins back."""
+    config, x = UniformConfig(4, symmetric=True, axis=0, rule=least_squares), draw(400).view(4, 100)
+    quantisers = UniformQuantiser(config), LsqQuantiser(config, starts_at_range=True)
+    for quantiser in quantisers:
+        quantiser.observe(x)
+        quantiser.freeze()
+    assert torch.equal(*(quantiser.quantise(x) for quantiser in quantisers))
 
 
 def test_a_dead_channel_has_a_step_that_divides() -> None:

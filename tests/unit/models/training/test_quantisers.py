@@ -120,15 +120,6 @@ def test_weights_are_symmetric_with_a_scale_for_each_output_channel() -> None:
     assert torch.equal(grid.scale, torch.tensor([2 / 127, 0.5 / 127, 1.0]))
 
 
-def test_a_grid_packs_to_the_integers_that_stand_for_the_values() -> None:
-    x = torch.randn(3, 5, 2, 2, generator=torch.Generator().manual_seed(1))
-    quantiser = frozen(UniformConfig(4, symmetric=True, axis=0), x)
-    grid = quantiser.pack()
-    integers = quantiser.quantise(x) / grid.scale.view(3, 1, 1, 1)
-    assert torch.allclose(integers, integers.round(), atol=1e-5)
-    assert integers.abs().max().round() == 7
-
-
 @pytest.mark.parametrize("clipped", [True, False])
 def test_the_gradient_is_one_inside_and_outside_only_where_it_is_not_clipped(*, clipped: bool) -> None:
     quantiser = frozen(UniformConfig(4, is_gradient_clipped=clipped), torch.tensor([-1.0, 2.0]))
