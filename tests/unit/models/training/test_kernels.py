@@ -80,7 +80,7 @@ class Padded(nn.Module):  # type: ignore[misc]  # torch is untyped here
     def __init__(self) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, 4, 1)
-        self.second = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 16, 3, 2, padding=1))
+        self.second = nn.Sequential(nn.ZeroPad2d((0, 1, 2, 1)), nn.Conv2d(4, 16, 3, 2, padding=1))
         self.last = nn.Conv2d(16, 16, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -103,13 +103,13 @@ def test_padding_is_exactly_zero_at_every_border() -> None:
     assert 0 < int(grids[0].zero_point) < 255
     levels, step = frames.astype(np.int64).transpose(0, 3, 1, 2) - 128, np.float32(1 / 128)
     for layer, grid, pads, stride in (
-        (first, grids[0], (0, 0), 1),
-        (second, grids[1], (1, 2), 2),
+        (first, grids[0], ((0, 0), (0, 0)), 1),
+        (second, grids[1], ((3, 2), (1, 2)), 2),
     ):
         scale = layer.parametrizations.weight[0].pack().scale
         weight, steps = integers(layer.weight, scale), step * scale.numpy()
         bias = np.rint(layer.bias.detach().numpy() / steps).astype(np.int64)
-        padded = np.pad(levels, ((0, 0), (0, 0), pads, pads))
+        padded = np.pad(levels, ((0, 0), (0, 0), *pads))
         size = weight.shape[2]
         rows, columns = ((extent - size) // stride + 1 for extent in padded.shape[2:])
         sums = np.empty((len(frames), len(weight), rows, columns), np.int64)
