@@ -42,7 +42,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | prerequisites
 
 $(VENV)/.test: $(VENV)/.core
 	@echo "installing what the tests need"
-	@$(INSTALL) --editable '.[test,postgres,video,reference,train]'
+	@$(INSTALL) --editable '.[test,postgres,video,train]'
 	@$(INSTALL) --no-deps simple-lama-inpainting==0.1.2
 	@touch $@
 
@@ -107,9 +107,15 @@ $(BENCHES): bench-%: $(VENV)/.test peers
 coverage: $(VENV)/.test peers ## run the tests and show the lines that none of them runs (slower)
 	$(BIN)/pytest --cov --cov-report term-missing:skip-covered $(TESTS)
 
+RUN ?= reference-run
+REFERENCE_DATA := ../shared/data
 .PHONY: reference-model
-reference-model: $(VENV)/.test ## build models/reference anew from ../shared/data
-	$(BIN)/python -m models.make_reference --data ../shared/data --out models/reference
+reference-model: $(VENV)/.test ## train models/reference anew from ../shared/data (RUN=DIR goes on)
+	$(BIN)/python -m models train --dataset $(REFERENCE_DATA)/pseudo_patients.csv --root $(REFERENCE_DATA) \
+		--weights $(REFERENCE_DATA)/weights/mobilenet_v2_imagenet_dequant_fp32.onnx --out $(RUN)
+	$(BIN)/python -m models quantize --run $(RUN)
+	$(BIN)/python -m models calibrate --run $(RUN)
+	$(BIN)/python -m models package --run $(RUN) --out models/reference --name endonode-reference-mobilenetv2
 
 .PHONY: instrument-model
 instrument-model: $(VENV)/.test ## train pipeline/instruments anew from ../shared/data (half an hour)
@@ -131,7 +137,7 @@ LIST_VERSIONS := import json, sys; [print(each["name"], each["version"].split("+
 lock: | prerequisites ## write constraints.txt: the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
-		'.[test,postgres,video,reference,train,check]'
+		'.[test,postgres,video,train,check]'
 	.venv-lock/bin/python -c '$(LIST_VERSIONS)' < .venv-lock/report.json \
 		| grep -Ev '^(endonode|setuptools)==' | LC_ALL=C sort -f > constraints.txt
 	rm -rf .venv-lock

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from models.package import DEFAULT_THRESHOLD, DEFAULT_TOP_K
+from models.outcome import BAG
 
 _FRAME_ROWS = {
     "AUC": "auc",
@@ -12,50 +12,71 @@ _FRAME_ROWS = {
     "Specificity": "specificity",
     "Calibration error (ECE, 15 bins)": "ece",
 }
-_PATIENT_ROWS = {"3 frames": "bags_of_3_int8", "all frames": "whole_pseudo_patients_int8"}
-_RULES = {"mean": "plain mean", "rule": f"rule, t = {DEFAULT_THRESHOLD}, k = {DEFAULT_TOP_K}"}
+_RULES = {"mean": "plain mean", "rule": "rule, t and k as each fold chose"}
+_PATIENT_COLUMNS = ("unpredicted", "mcc_unpredicted_wrong", "mcc_of_predicted")
 
 
-def _text(figure: Mapping[str, float]) -> str:
+def text(figure: Mapping[str, float]) -> str:
+    """Return a figure with its interval, three digits each."""
     interval = f" ({figure['low']:.3f} to {figure['high']:.3f})" if "low" in figure else ""
     return f"{figure['value']:.3f}{interval}"
 
 
-def _table(*rows: tuple[str, ...]) -> str:
+def table(*rows: tuple[str, ...]) -> str:
+    """Return a Markdown table; the first row is its head."""
     head, *body = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([head, "|" + " --- |" * len(rows[0]), *body])
 
 
-def describe(manifest: Mapping[str, Any]) -> str:
-    """Return the card, in Markdown."""
-    metrics = manifest["metrics"]
-    chance, change = metrics["chance_and_leakage"], metrics["int8_less_float"]
-    frames = _table(
+def tables(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tables of frames, finer classes and patients."""
+    frames = table(
         ("Frames", "int8, as shipped", "float"),
         *(
-            (title, _text(metrics["frame_int8"][key]), _text(metrics["frame_float"][key]))
+            (title, text(metrics["frame_int8"][key]), text(metrics["frame_float"][key]))
             for title, key in _FRAME_ROWS.items()
         ),
     )
-    patients = _table(
-        ("Pseudo-patients", "unpredicted", "MCC, unpredicted as wrong", "MCC of the predicted"),
-        *(
-            (
-                f"{title}, {words}",
-                *(_text(metrics[key][rule][name]) for name in metrics[key][rule]),
-            )
-            for title, key in _PATIENT_ROWS.items()
-            for rule, words in _RULES.items()
-        ),
-    )
-    kinds = _table(
+    kinds = table(
         ("Class", "frames", "read rightly"),
         *(
             (kind, str(found["frames"]), f"{found['recall']:.3f}")
-            for kind, found in metrics["frame_recall_int8"].items()
+            for kind, found in metrics["recall_int8"].items()
         ),
     )
-    count = metrics["pseudo_patients"]
+    against = table(
+        ("Colitis against", "AUC", "MCC"),
+        *((kind, text(found["auc"]), text(found["mcc"])) for kind, found in metrics["against_int8"].items()),
+    )
+    bags = metrics[f"bags_of_{BAG}_int8"]
+    patients = table(
+        ("Patients", "unpredicted", "MCC, unpredicted as wrong", "MCC of the predicted"),
+        *(
+            (f"{BAG} frames, {words}", *(text(bags[rule][name]) for name in _PATIENT_COLUMNS))
+            for rule, words in _RULES.items()
+        ),
+        (
+            "all frames, plain mean",
+            *(text(metrics["whole_patients_int8"][name]) for name in _PATIENT_COLUMNS),
+        ),
+    )
+    seeds = table(
+        ("Seed", "AUC, int8", "MCC, int8", "AUC, float", "MCC, float"),
+        *(
+            (str(number), *(f"{each[name]:.4f}" for each in pair for name in ("auc", "mcc")))
+            for number, pair in enumerate(
+                zip(metrics["each_seed_int8"], metrics["each_seed_float"], strict=True)
+            )
+        ),
+    )
+    return {"frames": frames, "kinds": kinds, "against": against, "patients": patients, "seeds": seeds}
+
+
+def describe(manifest: Mapping[str, Any]) -> str:
+    """Return the card, in Markdown."""
+    metrics, trained = manifest["metrics"], manifest["training_data"]
+    chance, change = metrics["chance_and_leakage"], metrics["int8_less_float"]
+    shown, count = tables(metrics), metrics["patients"]
     return f"""# {manifest["name"]} {manifest["version"]}
 
 Research use only. Not a medical device; its output is not a diagnosis.
@@ -67,9 +88,9 @@ Research use only. Not a medical device; its output is not a diagnosis.
   about patients.
 - **Small samples.** Whole pseudo-patients are saturated: 15 frames of one class outvote almost any error.
   No error among {count} still allows an error rate of {1 - 0.025 ** (1 / count):.3f} (Clopper-Pearson, 95 %).
-  Judge by the bags of 3 frames.
-- **Chance.** With labels permuted over pseudo-patients the procedure reaches an AUC of
-  {chance["permuted_labels_auc_mean"]:.3f} on average (sd {chance["permuted_labels_auc_sd"]:.3f}).
+  Judge by the bags of {BAG} frames.
+- **Chance.** With labels permuted over pseudo-patients, a logistic regression on the untrained trunk reaches
+  an AUC of {chance["permuted_labels_auc_mean"]:.3f} on average (sd {chance["permuted_labels_auc_sd"]:.3f}).
 - **Leakage.** In the source, borders and the scope-position box tell the classes apart. A 16 x 16 map of what
   is black in the model's view reaches an AUC of {chance["dark_regions_alone_auc"]:.3f} alone. Differences in
   colour between the two groups' equipment were not ruled out.
@@ -84,24 +105,30 @@ was found; other findings are not assessed.
 
 ## How it was made
 
-ImageNet MobileNetV2 1.0/224 as published by Google (Apache-2.0), its trunk unchanged. A logistic head
-(C = {manifest["training_data"]["head_inverse_penalty"]}) on its embedding, fitted on HyperKvasir (Borgli et
-al., Scientific Data 7:283, 2020; CC BY 4.0, permission asked for commercial use: here research only).
-Quantised: {manifest["quantisation"]["recipe"]};
-calibrated on {manifest["quantisation"]["calibration_frames"]} training frames. Temperature and decision
-offset were fitted after quantisation, on left-out folds. The package names no t and k: the published
-{DEFAULT_THRESHOLD} and {DEFAULT_TOP_K} apply.
+`make reference-model`. MobileNetV2 1.0/224 as published by Google (ImageNet, Apache-2.0); its stages from the
+{trained["trained_from_stage"]}th on and a new head were trained for {trained["epochs"]} epochs on HyperKvasir
+(Borgli et al., Scientific Data 7:283, 2020; CC BY 4.0, permission asked for commercial use: here research
+only). Quantised to 8 bits ({manifest["quantisation"]["method"]}, ranges by
+{manifest["quantisation"]["rule"]}) on {manifest["quantisation"]["frames"]} training frames; the head stays in
+float. Temperature, decision offset, t and k were fitted after quantisation, on frames out of fold.
+`{trained["frames"]}` has the SHA-256 of each frame it has learnt from.
 
 ## Figures
 
-{metrics["protocol"]}. The cleaning rejected {metrics["frames_rejected"]} further frames.
+{metrics["protocol"]}.
 
-{frames}
+{shown["frames"]}
 
-{kinds}
+{shown["seeds"]}
 
-int8 against float: mean absolute change of the probability {change["mean_absolute_change"]:.4f}, largest
-{change["largest_change"]:.4f}; {change["frames_flipped"]} frames change sides.
+{shown["kinds"]}
 
-{patients}
+{shown["against"]}
+
+int8 less float: AUC {change["auc"]["value"]:+.4f} (not below {change["auc"]["lower"]:+.4f}, one-sided 95 %),
+MCC {change["mcc"]["value"]:+.4f} (not below {change["mcc"]["lower"]:+.4f}); mean absolute change of the
+probability {change["mean_absolute_change"]:.4f}, largest {change["largest_change"]:.4f}; of the frames,
+{", ".join(map(str, change["flipped_of_each_seed"]))} change sides (seed by seed).
+
+{shown["patients"]}
 """

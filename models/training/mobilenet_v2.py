@@ -27,7 +27,7 @@ FEATURES = 1280
 PUBLISHED_CLASSES = 1001
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]  # torch is untyped here
     """An inverted residual: widened, filtered by channel, narrowed; added to its input where shapes agree."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
@@ -55,6 +55,10 @@ class MobileNetV2(Network):
                 channels = outputs
         stages.append(nn.Sequential(*_convolution(channels, FEATURES, 1)))
         super().__init__(nn.Sequential(*stages), FEATURES, classes)
+        for module in self.trunk.modules():
+            if isinstance(module, nn.Conv2d):  # without batch norm torch's own start lets every signal fade
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
 
 def load_published(network: MobileNetV2, weights: Path) -> None:

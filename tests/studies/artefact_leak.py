@@ -43,8 +43,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from models.graph import build_trunk
-from models.make_reference import WEIGHTS
+from models.training.mobilenet_v2 import MobileNetV2, load_published
 from pipeline.clean.cleaner import Cleaner
 from pipeline.clean.content_area import find_content_area
 from pipeline.clean.crop import VIEW_SIDE, view_box
@@ -55,6 +54,7 @@ from pipeline.tools import open_cleaner
 from tests.overlays import Line, paint
 from tests.studies.blind_judge import CELLS, GREY, Floats, Frames, Judge, Mask, told
 
+WEIGHTS = "weights/mobilenet_v2_imagenet_dequant_fp32.onnx"
 DARK = 24
 OVERLAY_GIVEN_COLITIS, OVERLAY_GIVEN_NORMAL = 0.8, 0.3
 INK_OF_COLITIS, INK_OF_NORMAL = (240, 240, 240), (90, 255, 90)
@@ -258,7 +258,9 @@ def main() -> None:
     steps = tuple(step for step in Recipe().steps if step not in ("quality", "crop"))
     cleaner = open_cleaner(Recipe(steps=steps))
     frames = load(arguments.data)
-    judge = Judge(frames, build_trunk(arguments.data / WEIGHTS), arguments.permutations)
+    trunk = MobileNetV2()
+    load_published(trunk, arguments.data / WEIGHTS)
+    judge = Judge(frames, trunk, arguments.permutations)
     cleaned = clean(frames.pixels, cleaner)
     dark = np.stack([pooled(pixels.max(axis=2) <= DARK) for pixels in frames.pixels])
     dark_in_view = np.stack([pooled(_viewed(each.pixels, each).max(axis=2) <= DARK) for each in cleaned])

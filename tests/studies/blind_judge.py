@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from models.graph import batches, embed, normalise
+from models.training.learner import embed
 from pipeline.clean.crop import VIEW_SIDE
 from pipeline.frame import Pixels
 
@@ -115,7 +115,7 @@ class Judge:
         shows = (stacked != GREY).any(axis=(1, 2, 3))
         shows[0] = True
         seen = stacked[shows]
-        deep = embed(self._trunk, map(normalise, batches(seen)))
+        deep = embed(self._trunk, seen).astype(np.float64)
         side = VIEW_SIDE // CELLS
         coarse = seen.reshape(-1, CELLS, side, CELLS, side, 3).mean(axis=(2, 4)).reshape(len(seen), -1)
         found = np.concatenate([deep, coarse], axis=1).astype(np.float64)

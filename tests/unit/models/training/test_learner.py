@@ -24,7 +24,9 @@ def network() -> Network:
         nn.Sequential(nn.Conv2d(3, 8, 3, 4), nn.ReLU()),
         nn.Sequential(nn.Conv2d(8, 8, 3, 2), nn.ReLU()),
     ]
-    return Network(nn.Sequential(*stages), 8, 2).eval()
+    network = Network(nn.Sequential(*stages), 8, 2)
+    network.eval()
+    return network
 
 
 @pytest.fixture
@@ -66,7 +68,9 @@ def test_the_lasso_makes_weights_small(network: Network, views: np.ndarray) -> N
 
     def size(l1: float) -> float:
         settings = replace(SMALL, l1=l1)
-        tail = train(network, features, LABELS, settings, epochs=6, seed=0, callbacks=[losses.append])
+        tail = train(
+            network, features, LABELS, settings, epochs=6, seed=0, watch=lambda _, epoch: losses.append(epoch)
+        )
         return sum(float(weight.detach().abs().sum()) for weight in tail.trunk.parameters())
 
     assert size(0.01) < 0.8 * size(0.0)

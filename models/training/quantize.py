@@ -1,0 +1,76 @@
+"""``python -m models quantize``: every network of a run as the 8-bit graph that ONNX Runtime executes."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import onnx
+import typer
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import track
+
+from models.errors import ModelError
+from models.run_folder import write_whole
+from models.training.export import export_twin
+from models.training.learner import keep_freed_memory
+from models.training.network import Network
+from models.training.quantising import OUTPUTS, Quantising, margin, quantise, read_int8
+from models.training.run import Fit, Frames, fits, load_frames, read_plan, write_margins
+from models.training.train import build, load_network
+from pipeline.clean.crop import VIEW_SIDE
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def quantize(
+    *,
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that train wrote.")],
+    settings: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Settings that differ from the reference's.")
+    ] = None,
+) -> None:
+    """Quantise the networks of a run, each calibrated on frames it learnt from, and read their folds."""
+    keep_freed_memory()
+    how = read_quantising(settings) if settings else Quantising()
+    plan = read_plan(run)
+    frames, network = load_frames(plan, run), build(plan)
+    found: list[tuple[Fit, NDArray[np.float64]]] = []
+    for each in track(fits(plan, frames), "quantising", console=Console(stderr=True), transient=True):
+        file = run / "models" / f"{each.name}.onnx"
+        if not file.exists():
+            trained = load_network(network, file.with_suffix(".pt"))
+            model = to_int8(trained, frames, each.learns(frames.folds), how, seed=each.seed)
+            partial = file.with_suffix(".part")
+            onnx.save(model, partial)
+            partial.replace(file)
+        scored = read_int8(onnx.load(file), frames.views[each.scores(frames.folds)])
+        found.append((each, margin(scored["logits"])))
+    write_margins(run / "int8.csv", frames, found)
+    written = TypeAdapter(Quantising).dump_json(how, indent=1).decode()
+    write_whole(run / "quantising.json", written + "\n")
+
+
+def to_int8(
+    trained: Network, frames: Frames, learns: NDArray[np.bool_], how: Quantising, *, seed: int
+) -> onnx.ModelProto:
+    """Return the graph of a network's twin, made on the frames that `learns` says."""
+    twin = quantise(trained, frames.views[learns], frames.labels[learns], how, seed=seed)
+    return export_twin(twin, rows=VIEW_SIDE, columns=VIEW_SIDE, outputs=OUTPUTS)
+
+
+def read_quantising(file: Path) -> Quantising:
+    """Read settings; what a file leaves out is as for the reference.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or says what no settings can.
+    """
+    try:
+        return TypeAdapter(Quantising).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelError(f"{file}: settings in TOML were expected: {error}") from error
