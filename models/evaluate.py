@@ -19,8 +19,9 @@ from models.dataset import CLASSES, Dataset, DatasetError
 from models.errors import PackageError
 from models.figures import Figure, frame_figures, patient_figures, published_figures
 from models.package import Package
-from models.patient import FramePrediction, PatientPrediction, predict_frames, read_patient
+from models.patient import FramePrediction, PatientPrediction, predict_frames, read_patient, vote_once
 from models.run_folder import write_table
+from pipeline.clean.near_duplicates import Fingerprint, duplicate_groups, fingerprint
 from pipeline.frame import FrameSource
 
 FRAME_COLUMNS = ("path", "patient", "label", "probability", "confidence", "kept", "reason")
@@ -63,17 +64,20 @@ def predict(package: Package, dataset: Dataset, outcomes: Iterable[Outcome]) -> 
             )
     classifier = Classifier(package)
     frames: list[FramePrediction | str] = []
-    kept: dict[str, list[FramePrediction]] = {patient: [] for patient in labels}
+    kept: dict[str, list[tuple[FramePrediction, Fingerprint]]] = {patient: [] for patient in labels}
     for frame, outcome in zip(dataset.frames, outcomes, strict=True):
         if isinstance(outcome, str):
             frames.append(outcome)
             continue
         (read,) = predict_frames(classifier.score(outcome[None]), [FrameSource(frame.path, 1)], package)
         frames.append(read)
-        kept[frame.patient].append(read)
+        kept[frame.patient].append((read, fingerprint(outcome)))
     patients = {
         patient: read_patient(
-            given, threshold=package.threshold, top_k=package.top_k, vote_mode=package.vote_mode
+            vote_once([read for read, _ in given], duplicate_groups([seen for _, seen in given])),
+            threshold=package.threshold,
+            top_k=package.top_k,
+            vote_mode=package.vote_mode,
         )
         for patient, given in kept.items()
     }

@@ -15,13 +15,14 @@ from db.engine import utc_now
 from db.jobs import Claim
 from db.tables import ExamRow, InstanceRow, PatientRow
 from models.package import Package
-from models.patient import PatientPrediction, read_patient
+from models.patient import PatientPrediction, read_patient, vote_once
 from node.exams import instances_of
 from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
 from node.lower_gi import STATED_IN, judge
 from node.records import write_frames, write_prediction, write_results
 from node.reporting import Material, Outcome, make_panels, make_results
+from pipeline.clean.near_duplicates import duplicate_groups
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header
 
@@ -136,10 +137,19 @@ def _read(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> 
 
 
 def decide(frames: Sequence[FrameReading], package: Package) -> PatientPrediction:
-    """Read the patient from the frames that may vote; where none did, say whether one would have."""
-    read = [frame for frame in frames if frame.prediction is not None]
+    """Read the patient from the frames that may vote; where none did, say whether one would have.
+
+    Near-duplicates are one scene, which votes once.
+    """
+    read = [frame for frame in frames if frame.prediction is not None and frame.fingerprint is not None]
+    groups = duplicate_groups([frame.fingerprint for frame in read if frame.fingerprint is not None])
+    voting = [
+        (frame.prediction, group)
+        for frame, group in zip(read, groups, strict=True)
+        if frame.prediction is not None and frame.reason is None
+    ]
     patient = read_patient(
-        [frame.prediction for frame in read if frame.prediction is not None and frame.reason is None],
+        vote_once([frame for frame, _ in voting], [group for _, group in voting]),
         threshold=package.threshold,
         top_k=package.top_k,
         vote_mode=package.vote_mode,

@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[UniformConfig], Quantiser]] = {
     "ptq": UniformQuantiser,
     "qat": UniformQuantiser,
     "pact": PactQuantiser,
-    "lsq": LsqQuantiser,
+    "lsq": partial(LsqQuantiser, starts_at_range=True),
 }
 OUTPUTS = ("logits", "cam", "embedding")
 
@@ -70,7 +70,7 @@ class Quantising:
     draw: int = 0
     epochs: int = 2
     rate: float = 2e-5
-    learnt_rate: float = 1e-3
+    learnt_rate: float = 1e-4
     penalty: float = 2e-4
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def quantise(
     rule, make = RULES[how.rule], ACTIVATIONS[how.method]
     weights = UniformConfig(bits=how.weight_bits, symmetric=True, axis=0, rule=rule)
     tensors = UniformConfig(bits=how.activation_bits, rule=rule)
-    weight = LsqQuantiser if how.method == "lsq" else UniformQuantiser
+    weight = ACTIVATIONS["lsq"] if how.method == "lsq" else UniformQuantiser
     twin = build_twin(
         network, weight=partial(weight, weights), activation=partial(make, tensors), keep_float=how.keep_float
     )

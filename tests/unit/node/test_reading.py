@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -34,6 +35,7 @@ from node.reading import choose_shown, decide, read_exam
 from node.results.page import draw_pages
 from node.results.report import Report
 from node.settings import Settings
+from pipeline.clean.near_duplicates import fingerprint
 from pipeline.clean.recipe import DEFAULT
 from pipeline.clean.text import Quad
 from pipeline.frame import FrameSource, Pixels
@@ -149,12 +151,16 @@ def test_frames_read_the_same_in_any_order(reader: FrameReader, tmp_path: Path) 
         assert [entry.mask_area for entry in first.ledger] == [entry.mask_area for entry in second.ledger]
 
 
-def read_frame(number: int, probability: float, *, reason: str | None = None) -> FrameReading:
-    """Return a frame as it was read, with no activations."""
+def read_frame(
+    number: int, probability: float, *, reason: str | None = None, scene: int | None = None
+) -> FrameReading:
+    """Return a frame of a scene, by default one of its own, as it was read, with no activations."""
     label = "ibd" if probability >= 0.5 else "healthy"
     source = FrameSource("1.2", number)
     prediction = FramePrediction(source, label, probability, max(probability, 1 - probability))
-    return FrameReading(1, number, reason=reason, prediction=prediction)
+    generator = np.random.default_rng(number if scene is None else scene)
+    view = cv2.resize(generator.integers(0, 255, (8, 8, 3), np.uint8), (64, 64))
+    return FrameReading(1, number, reason=reason, prediction=prediction, fingerprint=fingerprint(view))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +191,17 @@ def test_a_frame_that_rests_on_filled_pixels_does_not_vote(
         ]
     else:
         assert [(frame.frame_number, voted) for frame, voted in shown] == [(2, True)]
+
+
+def test_near_duplicates_vote_once(reader: FrameReader) -> None:
+    """An endoscope that rests on one fold would outvote the rest of the colon."""
+    resting = [read_frame(number, 0.97, scene=1) for number in range(1, 5)]
+    others = [read_frame(number, 0.04) for number in (5, 6)]
+    patient = decide([*resting, *others], reader.package)
+    assert patient.reading == "healthy"
+    assert len(patient.used) == 3
+    moving = [read_frame(number, 0.97) for number in range(1, 5)]
+    assert decide([*moving, *others], reader.package).reading == "ibd"
 
 
 def test_the_share_on_filled_pixels_is_stored_and_keeps_a_frame_from_voting(
