@@ -77,11 +77,11 @@ class Tail(nn.Module):  # type: ignore[misc]  # torch is untyped here
         super().__init__()
         self.trunk = copy.deepcopy(network.trunk[settings.frozen :])
         self.drop = nn.Dropout2d(settings.dropout)
-        self.head = copy.deepcopy(network.head)
+        self.head, self.bias = copy.deepcopy((network.head, network.bias))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return ``(N, classes)``."""
-        return self.head(self.drop(self.trunk(features))).mean(dim=(2, 3))
+        return self.head(self.drop(self.trunk(features))).mean(dim=(2, 3)) + self.bias
 
 
 def keep_freed_memory() -> None:
@@ -138,7 +138,7 @@ def train(
     torch.manual_seed(seed)
     tail = Tail(network, settings)
     nn.init.normal_(tail.head.weight, std=0.01)
-    nn.init.zeros_(tail.head.bias)
+    nn.init.zeros_(tail.bias)
     truths = torch.from_numpy(labels)
     stages = trainable(tail.trunk, settings.layers) if len(tail.trunk) else []
 
@@ -158,7 +158,7 @@ def train(
 
     groups = [
         {"params": stages, "lr": settings.rate},
-        {"params": list(tail.head.parameters()), "lr": settings.head_rate},
+        {"params": [tail.head.weight, tail.bias], "lr": settings.head_rate},
     ]
     fit(
         tail,
@@ -201,7 +201,7 @@ def join(network: Network, tail: Tail, settings: Settings) -> Network:
     whole = copy.deepcopy(network)
     for place, stage in enumerate(tail.trunk, settings.frozen):
         whole.trunk[place] = copy.deepcopy(stage)
-    whole.head = copy.deepcopy(tail.head)
+    whole.head, whole.bias = copy.deepcopy((tail.head, tail.bias))
     whole.eval()
     return whole
 

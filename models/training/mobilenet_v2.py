@@ -73,15 +73,15 @@ def load_published(network: MobileNetV2, weights: Path) -> None:
         tensors = {tensor.name: tensor for tensor in onnx.load(weights).graph.initializer}
     except Exception as error:  # protobuf's own, and OSError
         raise ModelError(f"{weights}: MobileNetV2's weights in ONNX were expected: {error}") from error
-    convolutions = [each for each in network.modules() if isinstance(each, nn.Conv2d)]
-    if network.head.out_channels != PUBLISHED_CLASSES:
-        convolutions = convolutions[:-1]
-    for number, convolution in enumerate(convolutions):
-        for kind, parameter in (("w", convolution.weight), ("b", convolution.bias)):
-            found = tensors.get(f"{kind}{number}")
-            if parameter is None or found is None or tuple(found.dims) != tuple(parameter.shape):
+    parameters = [(each.weight, each.bias) for each in network.trunk.modules() if isinstance(each, nn.Conv2d)]
+    if network.head.out_channels == PUBLISHED_CLASSES:
+        parameters.append((network.head.weight, network.bias))
+    for number, (weight, bias) in enumerate(parameters):
+        for name, parameter in ((f"w{number}", weight), (f"b{number}", bias)):
+            found = tensors.get(name)
+            if found is None or tuple(found.dims) != tuple(parameter.shape):
                 raise ModelError(
-                    f"{weights}: {kind}{number} of shape {tuple(convolution.weight.shape)} was expected, "
+                    f"{weights}: {name} of shape {tuple(parameter.shape)} was expected, "
                     f"{tuple(found.dims) if found else 'nothing'} was found"
                 )
             with torch.no_grad():

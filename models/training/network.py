@@ -1,11 +1,12 @@
 """What every classifier here is: a trunk of stages, and a head that explains itself.
 
-The head is a 1x1 convolution whose output, the class activation map (Zhou et al. 2016), is averaged: the map
-holds the very terms of the logit.
+The head is a 1x1 convolution whose output, the class activation map (Zhou et al. 2016), is averaged, and a bias
+added: the map holds the very terms of the logit.
 """
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from models.training.backbones import WIDTH, resnet50, vit_s16
@@ -33,13 +34,14 @@ class Network(nn.Module):  # type: ignore[misc]  # torch is untyped here
     def __init__(self, trunk: nn.Sequential, features: int, classes: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.head = nn.Conv2d(features, classes, 1)
+        self.head = nn.Conv2d(features, classes, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, views: Tensor) -> Read:
         """Return what the views show."""
         features = self.trunk(views)
         cam = self.head(features)
-        return Read(cam.mean(dim=(2, 3)), cam, features.mean(dim=(2, 3)))
+        return Read(cam.mean(dim=(2, 3)) + self.bias, cam, features.mean(dim=(2, 3)))
 
 
 def resnet50_network(classes: int, published: nn.Module | None = None) -> Network:

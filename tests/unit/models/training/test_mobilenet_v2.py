@@ -27,11 +27,13 @@ def test_its_logits_and_embedding_are_those_of_the_published_graph(data_dir: Pat
     assert np.abs(np.ptp(logits - np.log(probabilities), axis=1)).max() < 1e-3
 
 
-def test_the_maps_mean_is_the_logit() -> None:
+def test_the_maps_mean_and_the_bias_are_the_logit() -> None:
+    network = MobileNetV2()
     with torch.no_grad():
-        found = MobileNetV2()(torch.zeros(1, 3, 64, 64))
+        network.bias += torch.tensor([1.0, -2.0])
+        found = network(torch.zeros(1, 3, 64, 64))
     assert found.logits.shape == (1, 2)
-    assert torch.allclose(found.cam.mean(dim=(2, 3)), found.logits)
+    assert torch.allclose(found.cam.mean(dim=(2, 3)) + network.bias, found.logits)
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
