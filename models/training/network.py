@@ -1,7 +1,7 @@
 """What every classifier here is: a trunk of stages, and a head that explains itself.
 
-The head is a 1x1 convolution whose output, the class activation map (Zhou et al. 2016), is averaged, and a bias
-added: the map holds the very terms of the logit.
+The head is a 1x1 convolution whose output, the class activation map (Zhou et al. 2016), is averaged; a bias
+is added. The map holds the very terms of the logit.
 """
 
 from typing import NamedTuple
