@@ -116,6 +116,7 @@ reference-model: $(VENV)/.test ## train models/reference anew from ../shared/dat
 	$(BIN)/python -m models quantize --run $(RUN)
 	$(BIN)/python -m models calibrate --run $(RUN)
 	$(BIN)/python -m models package --run $(RUN) --out models/reference --name endonode-reference-mobilenetv2
+	cp $(RUN)/oof_float.csv $(RUN)/oof_int8.csv docs/results/
 
 .PHONY: instrument-model
 instrument-model: $(VENV)/.test ## train pipeline/instruments anew from ../shared/data (half an hour)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from models.card import describe
 from models.classifier import Classifier
+from models.grid import THRESHOLDS, TOP_KS
 from models.package import REFERENCE, load_package
 from models.patient import predict_frames, read_patient
 from pipeline.frame import FrameSource
@@ -35,8 +36,10 @@ def test_the_reference_package_is_whole_small_and_the_default() -> None:
     package = load_package(None)
     assert package.folder == REFERENCE
     assert (package.classes, package.positive) == (("healthy", "ibd"), "ibd")
-    assert (package.threshold, package.top_k) == (0.93, 6)
-    assert {file.name for file in REFERENCE.iterdir()} == {"model.onnx", "model.json", "MODEL_CARD.md"}
+    assert package.threshold in THRESHOLDS
+    assert package.top_k in TOP_KS
+    files = {"model.onnx", "model.json", "MODEL_CARD.md", "frames.sha256"}
+    assert {file.name for file in REFERENCE.iterdir()} == files
     assert sum(file.stat().st_size for file in REFERENCE.iterdir()) <= 5_000_000
 
 
@@ -44,7 +47,7 @@ def test_the_spatial_mean_of_the_activation_map_plus_the_bias_is_the_logit(views
     """The map that a clinician sees must be what decided, not an illustration of it."""
     scores = Classifier(load_package(None)).score(views)
     graph = onnx.load_from_string(load_package(None).read("model.onnx")).graph
-    bias = next(onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name == "head_bias")
+    bias = next(onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name == "bias")
     assert scores.cam is not None
     np.testing.assert_allclose(scores.cam.mean(axis=(2, 3)) + bias, scores.logits, atol=1e-4)
     assert np.ptp(scores.logits[:, 1]) > 0.1
@@ -53,9 +56,9 @@ def test_the_spatial_mean_of_the_activation_map_plus_the_bias_is_the_logit(views
 def test_the_embedding_is_what_the_head_reads(views: NDArray[np.uint8]) -> None:
     scores = Classifier(load_package(None)).score(views)
     graph = onnx.load_from_string(load_package(None).read("model.onnx")).graph
-    head = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name.startswith("head_")}
+    head = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
     assert scores.embedding is not None
-    logits = scores.embedding @ head["head_weights"][:, :, 0, 0].T + head["head_bias"]
+    logits = scores.embedding @ head["head_weight"][:, :, 0, 0].T + head["bias"]
     np.testing.assert_allclose(logits, scores.logits, atol=1e-4)
 
 
@@ -104,7 +107,7 @@ def test_the_card_says_what_the_manifest_says() -> None:
     package = load_package(None)
     card = (REFERENCE / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert card == describe(package.manifest)
-    for phrase in ("not a diagnosis", "research only", "Apache-2.0", "HyperKvasir", "No patients"):
+    for phrase in ("not a diagnosis", "Research use only", "Apache-2.0", "HyperKvasir", "No patients"):
         assert phrase in card
 
 
