@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from models.cleaned import clean_each
+from models.compare import compare
+from models.compare import describe as describe_gain
 from models.dataset import load_dataset
 from models.errors import ModelError
 from models.evaluate import describe, measure, predict, warnings_of, write_predictions
@@ -22,7 +24,6 @@ TRAINING_VERBS = {
     "quantize": "Turn a trained network into 8-bit integers.",
     "calibrate": "Fit temperature, offset, t and k.",
     "package": "Write a package that a node can use.",
-    "compare": "Compare two packages on the same frames.",
 }
 """Each has its options in the module of its name in `models.training`, as ``app``."""
 
@@ -71,6 +72,18 @@ def evaluate(
     for warning in warnings_of(metrics):
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(to_json(metrics) if as_json else describe(metrics), nl=False)
+
+
+@app.command("compare")
+def compare_folders(
+    *,
+    before: Annotated[Path, typer.Option(metavar="DIR", help="Folder that evaluate wrote for one package.")],
+    after: Annotated[Path, typer.Option(metavar="DIR", help="Folder that it wrote for the other.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, not a table.")] = False,
+) -> None:
+    """Say what one package gains over another."""
+    found = compare(before, after)
+    typer.echo(to_json(found) if as_json else describe_gain(found), nl=False)
 
 
 def read_pairs(text: str, option: str) -> dict[str, str]:
