@@ -3,6 +3,7 @@
 import io
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,7 @@ def test_a_gate_that_does_not_open_costs_the_picture_and_not_the_evidence(
         return [np.array([(60, top), (160, top), (160, top + 12), (60, top + 12)], np.float32)] * finds
 
     monkeypatch.setattr(reader, "_detector", detector)
+    monkeypatch.setattr(reader, "package", replace(reader.package, threshold=0.5))  # all three vote
     for number in (1, 2, 3):
         keep(send, number)
     read_exam(node, reader, close(node, claim_of))
