@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.progress import track
 
 from models.errors import ModelError
-from models.run_folder import write_whole
 from models.training.export import export_twin
 from models.training.learner import keep_freed_memory
 from models.training.network import Network
 from models.training.quantising import OUTPUTS, Quantising, margin, quantise, read_int8
-from models.training.run import Fit, Frames, fits, load_frames, read_plan, write_margins
+from models.training.run import Fit, Frames, fits, load_frames, read_plan, write_margins, write_once
 from models.training.train import build, load_network
 from pipeline.clean.crop import VIEW_SIDE
 
@@ -38,6 +37,7 @@ def quantize(
     how = read_quantising(settings) if settings else Quantising()
     plan = read_plan(run)
     frames, network = load_frames(plan, run), build(plan)
+    write_once(run / "quantising.json", TypeAdapter(Quantising).dump_json(how, indent=1).decode() + "\n")
     found: list[tuple[Fit, NDArray[np.float64]]] = []
     for each in track(fits(plan, frames), "quantising", console=Console(stderr=True), transient=True):
         file = run / "models" / f"{each.name}.onnx"
@@ -50,8 +50,6 @@ def quantize(
         scored = read_int8(onnx.load(file), frames.views[each.scores(frames.folds)])
         found.append((each, margin(scored["logits"])))
     write_margins(run / "int8.csv", frames, found)
-    written = TypeAdapter(Quantising).dump_json(how, indent=1).decode()
-    write_whole(run / "quantising.json", written + "\n")
 
 
 def to_int8(

@@ -92,10 +92,19 @@ def write_plan(run: Path, plan: Plan) -> None:
     ModelError
         The folder is of another run.
     """
-    text = json.dumps(asdict(plan), indent=1, default=str) + "\n"
-    file = run / "plan.json"
+    write_once(run / "plan.json", json.dumps(asdict(plan), indent=1, default=str) + "\n")
+
+
+def write_once(file: Path, text: str) -> None:
+    """Write what a run was asked; what was made by other words is never taken for what these ask.
+
+    Raises
+    ------
+    ModelError
+        The file holds something else.
+    """
     if file.exists() and file.read_text(encoding="utf-8") != text:
-        raise ModelError(f"{file}: this very plan was expected, another was found; name a new folder")
+        raise ModelError(f"{file}: the same settings were expected, others were found; name a new folder")
     write_whole(file, text)
 
 

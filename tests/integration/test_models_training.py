@@ -92,8 +92,14 @@ def test_a_finished_run_trains_nothing_again(run: Path) -> None:
 
 def test_a_run_of_another_plan_is_left_alone(run: Path) -> None:
     plan = json.loads((run / "plan.json").read_text())
-    with pytest.raises(ModelError, match="this very plan was expected"):
+    with pytest.raises(ModelError, match=r"plan\.json: the same settings were expected"):
         invoke(train, "--dataset", plan["dataset"], "--root", plan["root"], "--out", run, "--seeds", 2)
+
+
+def test_networks_quantised_otherwise_are_not_taken_for_what_is_asked(run: Path) -> None:
+    """The graphs are there already, and would be read as if they were of the new settings."""
+    with pytest.raises(ModelError, match=r"quantising\.json: the same settings were expected"):
+        invoke(quantize, "--run", run)
 
 
 def test_a_dry_run_prints_minutes_and_trains_nothing(run: Path, tmp_path: Path) -> None:
