@@ -1,6 +1,5 @@
 """``python -m models quantize``: every network of a run as the 8-bit graph that ONNX Runtime executes."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -8,16 +7,24 @@ import numpy as np
 import onnx
 import typer
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
 
-from models.errors import ModelError
 from models.training.export import export_twin
 from models.training.learner import keep_freed_memory
 from models.training.network import Network
 from models.training.quantising import OUTPUTS, Quantising, margin, quantise, read_int8
-from models.training.run import Fit, Frames, fits, load_frames, read_plan, write_margins, write_once
+from models.training.run import (
+    Fit,
+    Frames,
+    fits,
+    load_frames,
+    read_plan,
+    read_settings,
+    write_margins,
+    write_once,
+)
 from models.training.train import build, load_network
 from pipeline.clean.crop import VIEW_SIDE
 
@@ -34,7 +41,7 @@ def quantize(
 ) -> None:
     """Quantise the networks of a run, each calibrated on frames it learnt from, and read their folds."""
     keep_freed_memory()
-    how = read_quantising(settings) if settings else Quantising()
+    how = read_settings(settings, Quantising) if settings else Quantising()
     plan = read_plan(run)
     frames, network = load_frames(plan, run), build(plan)
     write_once(run / "quantising.json", TypeAdapter(Quantising).dump_json(how, indent=1).decode() + "\n")
@@ -58,17 +65,3 @@ def to_int8(
     """Return the graph of a network's twin, made on the frames that `learns` says."""
     twin = quantise(trained, frames.views[learns], frames.labels[learns], how, seed=seed)
     return export_twin(twin, rows=VIEW_SIDE, columns=VIEW_SIDE, outputs=OUTPUTS)
-
-
-def read_quantising(file: Path) -> Quantising:
-    """Read settings; what a file leaves out is as for the reference.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be read, or says what no settings can.
-    """
-    try:
-        return TypeAdapter(Quantising).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        raise ModelError(f"{file}: settings in TOML were expected: {error}") from error

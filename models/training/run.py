@@ -7,10 +7,11 @@ it (`INNER`).
 
 import csv
 import json
+import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from models.dataset import CLASSES, Dataset, LabelledFrame, choose_folds, load_d
 from models.errors import ModelError
 from models.run_folder import write_table, write_whole
 from models.training.learner import Settings
+
+T = TypeVar("T")
 
 OUTER, INNER = "outer", "inner"
 COLUMNS = ("seed", "fold", "part", "path", "margin")
@@ -120,6 +123,20 @@ def read_plan(run: Path) -> Plan:
         return TypeAdapter(Plan).validate_json((run / "plan.json").read_bytes())
     except (OSError, ValidationError) as error:
         raise ModelError(f"{run}: the folder of a run was expected; run train first: {error}") from error
+
+
+def read_settings(file: Path, kind: type[T]) -> T:
+    """Read settings of a kind from TOML; what the file leaves out is as for the reference.
+
+    Raises
+    ------
+    ModelError
+        The file cannot be read, or says what no settings can.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ValidationError) as error:
+        raise ModelError(f"{file}: settings in TOML were expected: {error}") from error
 
 
 def load_frames(plan: Plan, run: Path) -> Frames:

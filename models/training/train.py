@@ -8,7 +8,6 @@ scored fold.
 import copy
 import json
 import time
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +16,6 @@ import numpy as np
 import torch
 import typer
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -39,6 +37,7 @@ from models.training.run import (
     Plan,
     fits,
     load_frames,
+    read_settings,
     write_margins,
     write_plan,
 )
@@ -68,7 +67,7 @@ def train(
 ) -> None:
     """Train networks on the folds of a data set, and score every frame by one that never saw its fold."""
     keep_freed_memory()
-    chosen = read_settings(settings) if settings else Settings()
+    chosen = read_settings(settings, Settings) if settings else Settings()
     plan = Plan(dataset, root, chosen, tuple(range(seeds)), weights, sha256)
     network = build(plan)
     if not dry_run:
@@ -78,20 +77,6 @@ def train(
         typer.echo(f"{estimate(network, frames, plan):.0f} minutes")
         return
     cross_validate(network, frames, plan, out)
-
-
-def read_settings(file: Path) -> Settings:
-    """Read settings; what a file leaves out is as in the reference recipe.
-
-    Raises
-    ------
-    ModelError
-        The file cannot be read, or says what no settings can.
-    """
-    try:
-        return TypeAdapter(Settings).validate_python(tomllib.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, ValidationError) as error:
-        raise ModelError(f"{file}: settings in TOML were expected: {error}") from error
 
 
 def build(plan: Plan) -> Network:
