@@ -2,12 +2,15 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import structlog
 
-from node.cli.main import app
+from node.cli.main import app, main
 
 ROOT = Path(__file__).resolve().parents[4]
 COMMANDS = (
@@ -15,29 +18,54 @@ COMMANDS = (
 )  # fmt: skip
 
 
-def endonode(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("ENDONODE_")}
-    return subprocess.run(
-        [sys.executable, "-m", "node", *arguments],
-        cwd=ROOT,
-        env=kept | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def refusal(*arguments: str, status: int = 1, **variables: str) -> str:
-    """Run a command that must fail with one clear line and nothing else."""
-    done = endonode(*arguments, **variables)
-    assert done.returncode == status, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("endonode: ")
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "unexpected" not in done.stderr
-    return done.stderr
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def endonode(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Return a function that runs a command as the program does, within this process: it starts at once."""
+    for name in [name for name in os.environ if name.startswith("ENDONODE_")]:
+        monkeypatch.delenv(name)
+    configured = structlog.get_config()
+
+    def run(*arguments: str, **variables: str) -> Done:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "argv", ["endonode", *arguments])
+            for name, value in variables.items():
+                patched.setenv(name, value)
+            capfd.readouterr()
+            with pytest.raises(SystemExit) as stopped:
+                main()
+            return Done(int(str(stopped.value.code or 0)), *capfd.readouterr())
+
+    yield run
+    structlog.configure(**configured)
+
+
+@pytest.fixture
+def refusal(endonode: Run) -> Callable[..., str]:
+    """Return a function that runs a command that must fail with one clear line and nothing else."""
+
+    def run(*arguments: str, status: int = 1, **variables: str) -> str:
+        done = endonode(*arguments, **variables)
+        assert done.returncode == status, done.stderr
+        assert done.stdout == ""
+        assert done.stderr.startswith("endonode: ")
+        assert done.stderr.count("\n") == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "unexpected" not in done.stderr
+        return done.stderr
+
+    return run
 
 
 @pytest.fixture
@@ -51,7 +79,7 @@ def config(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_help_names_every_command() -> None:
+def test_help_names_every_command(endonode: Run) -> None:
     done = endonode()
     assert done.returncode == 0
     assert [name for name in COMMANDS if f"  {name} " not in done.stdout] == []
@@ -60,7 +88,9 @@ def test_help_names_every_command() -> None:
 
 def test_the_version_is_that_of_the_installation() -> None:
     """The first question of whoever is asked for help."""
-    done = endonode("--version")
+    done = subprocess.run(
+        [sys.executable, "-m", "node", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, f"endonode {version('endonode')}\n")
 
 
@@ -84,28 +114,32 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         ("quarantine", "command"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments: str, named: str) -> None:
+def test_wrong_usage_is_one_line_and_status_2(
+    refusal: Callable[..., str], arguments: str, named: str
+) -> None:
     message = refusal(*arguments.split(), status=2)
     assert named in message
     assert "--help" in message
 
 
-def test_settings_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
+def test_settings_that_cannot_be_used_are_one_line(refusal: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("prot = 104")
     assert "nearest is 'port'" in refusal("exams", "--config", str(tmp_path / "bad.toml"))
     assert "no such settings file" in refusal("check", "--config", str(tmp_path / "absent.toml"))
     assert "ENDONODE_PORT" in refusal("migrate", ENDONODE_PROT="104")
 
 
-def test_the_settings_file_can_be_named_by_the_environment(tmp_path: Path) -> None:
+def test_the_settings_file_can_be_named_by_the_environment(
+    refusal: Callable[..., str], tmp_path: Path
+) -> None:
     assert "absent.toml" in refusal("exams", ENDONODE_CONFIG=str(tmp_path / "absent.toml"))
 
 
-def test_a_database_without_tables_is_told_how_to_get_them(config: str) -> None:
+def test_a_database_without_tables_is_told_how_to_get_them(refusal: Callable[..., str], config: str) -> None:
     assert "migrate" in refusal("exams", "--config", config)
 
 
-def test_an_empty_node_has_nothing_to_show(config: str) -> None:
+def test_an_empty_node_has_nothing_to_show(endonode: Run, config: str) -> None:
     assert endonode("migrate", "--config", config).returncode == 0
     assert json.loads(endonode("exams", "--json", "--config", config).stdout) == []
     assert endonode("exams", "--config", config).stdout == "no exams yet\n"
@@ -113,7 +147,7 @@ def test_an_empty_node_has_nothing_to_show(config: str) -> None:
     assert endonode("quarantine", "list", "--config", config).stdout == "nothing is in quarantine\n"
 
 
-def test_what_is_not_there_is_named(config: str) -> None:
+def test_what_is_not_there_is_named(endonode: Run, refusal: Callable[..., str], config: str) -> None:
     endonode("migrate", "--config", config)
     assert "0123456789ab" in refusal("retry", "0123456789ab", "--config", config)
     assert "instance 7" in refusal("quarantine", "accept", "7", "--config", config)
@@ -121,7 +155,7 @@ def test_what_is_not_there_is_named(config: str) -> None:
     assert "1.2.3" in refusal("exams", "move", "1.2.3", "--to", "P", "--config", config)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_named(refusal: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert str(tmp_path / "file") in refusal("demo", "--out", str(tmp_path / "file"))
 
