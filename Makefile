@@ -10,6 +10,9 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 OUT ?= demo-out
 TESTS ?=
+# A file's tests share what they make, so a file is one worker's; the long ones, first in order, start first.
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # The first Python of a version that the node runs on; `make PYTHON=/path/to/python` names another.
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -74,11 +77,11 @@ peers:
 	@deploy/install-peers.sh
 
 .PHONY: test
-test: $(VENV)/.test peers ## install what the tests need and run all of them (TESTS=PATH: some)
-	@if deploy/install-peers.sh --have; then $(BIN)/pytest $(TESTS); else \
+test: $(VENV)/.test peers ## install what the tests need and run all of them (TESTS=PATH: some; WORKERS=N)
+	@if deploy/install-peers.sh --have; then $(PYTEST) $(TESTS); else \
 		echo "Debian's orthanc, dcmtk, dicom3tools are not all here; left out therefore:"; \
 		$(BIN)/pytest -q --collect-only -m acceptance $(TESTS) | sed -n 's/^\(tests.*::.*\)/  \1/p'; \
-		$(BIN)/pytest -m "not acceptance" $(TESTS); fi
+		$(PYTEST) -m "not acceptance" $(TESTS); fi
 
 .PHONY: check
 check: $(VENV)/.check $(VENV)/.test ## lint, types, import rules, licences; count the lines
@@ -129,6 +132,10 @@ docs: $(VENV)/.check ## write docs/settings.md and docs/dependencies-licences.md
 .PHONY: leak-study
 leak-study: $(VENV)/.test ## measure what artefacts alone tell of the label, before and after the cleaning
 	$(BIN)/python tests/studies/artefact_leak.py --data ../shared/data --out docs/results/artefact-leak.json
+
+.PHONY: view-control
+view-control: $(VENV)/.test ## measure how much of a reading rests on borders and boxes (RUN=DIR of reference-model)
+	$(BIN)/python tests/studies/view_control.py --run $(RUN) --out docs/results/view-control.json
 
 # Of pip's report: what it would install, without the "+cpu" and the like that one index adds.
 LIST_VERSIONS := import json, sys; [print(each["name"], each["version"].split("+")[0], sep="==") \

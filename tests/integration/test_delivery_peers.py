@@ -75,9 +75,9 @@ def held_by(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_kind() -> str:
     """Return one kind of database: what is tried here are the archives."""
-    return f"sqlite:///{tmp_path / 'endonode.db'}"
+    return "sqlite"
 
 
 def dataset_of(file: bytes) -> bytes:

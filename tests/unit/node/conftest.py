@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import open_database, utc_now
 from db.jobs import Claim
-from db.schema import installation_id, migrate
+from db.schema import installation_id
 from db.tables import InstanceRow, JobRow
 from node.dicom.header import Header
 from node.exams import admit
@@ -72,24 +73,27 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def node(settings: Settings) -> Iterator[Node]:
+def node(settings: Settings, sqlite_with_tables: Path) -> Iterator[Node]:
     """Return an opened node whose jobs are rows only."""
+    shutil.copyfile(sqlite_with_tables, settings.storage_dir.with_name("endonode.db"))
     with opened(settings) as node:
         yield node
 
 
 @pytest.fixture
-def postgres_node(settings: Settings, new_postgres_url: Callable[[], str]) -> Iterator[Node]:
+def postgres_node(
+    settings: Settings, new_postgres_url: Callable[..., str], postgres_with_tables: str
+) -> Iterator[Node]:
     """Return the same on PostgreSQL, where two writers do work at once."""
-    with opened(settings.model_copy(update={"database_url": new_postgres_url()})) as node:
+    url = new_postgres_url(postgres_with_tables)
+    with opened(settings.model_copy(update={"database_url": url})) as node:
         yield node
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Node]:
-    """Open a node on fresh tables."""
+    """Open a node on a database that has its tables."""
     database = open_database(settings.database_url)
-    migrate(database)
     files = FileStore(settings.storage_dir, min_free_bytes=0)
     installation = installation_id(database)
     files.prepare(installation)
