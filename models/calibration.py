@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from models.counts import Flags, Floats
+from models.counts import Flags, Floats, Ints
 from models.errors import ModelError
 
 BINS = 15
@@ -73,8 +73,23 @@ def _newton(design: Floats, targets: Floats) -> tuple[float, float]:
 
 def calibration_error(probabilities: Floats, labels: Flags) -> float:
     """Return ECE: over equal-width bins, the mean distance of mean probability and share of labels."""
-    bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=labels - probabilities)).sum() / len(labels))
+    gaps = np.bincount(_bins(probabilities), weights=labels - probabilities)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+def reliability(probabilities: Floats, labels: Flags) -> list[list[float]]:
+    """Return, of each bin of `calibration_error` that is not empty: mean probability, share IBD, frames."""
+    bins = _bins(probabilities)
+    frames, means, shares = (np.bincount(bins, of, BINS) for of in (None, probabilities, labels))
+    return [
+        [round(float(p / n), 4), round(float(s / n), 4), int(n)]
+        for n, p, s in zip(frames, means, shares, strict=True)
+        if n
+    ]
+
+
+def _bins(probabilities: Floats) -> Ints:
+    return np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
 
 
 def adaptive_calibration_error(probabilities: Floats, labels: Flags) -> float:

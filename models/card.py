@@ -14,6 +14,7 @@ _FRAME_ROWS = {
     "Calibration error (ECE, 15 bins)": "ece",
 }
 _RULES = {"mean": "plain mean", "rule": "rule, t and k as each fold chose"}
+_SIMULATED = ("mean", "max", "rule")
 _PATIENT_COLUMNS = ("unpredicted", "mcc_unpredicted_wrong", "mcc_of_predicted")
 
 
@@ -49,16 +50,12 @@ def tables(metrics: Mapping[str, Any]) -> dict[str, str]:
         ("Colitis against", "AUC", "MCC"),
         *((kind, text(found["auc"]), text(found["mcc"])) for kind, found in metrics["against_int8"].items()),
     )
-    bags = metrics[f"bags_of_{BAG}_int8"]
     patients = table(
         ("Patients", "unpredicted", "MCC, unpredicted as wrong", "MCC of the predicted"),
         *(
-            (f"{BAG} frames, {words}", *(text(bags[rule][name]) for name in _PATIENT_COLUMNS))
+            (f"{_frames(bag)}, {words}", *(text(found[rule][name]) for name in _PATIENT_COLUMNS))
+            for bag, found in metrics["bags"].items()
             for rule, words in _RULES.items()
-        ),
-        (
-            "all frames, plain mean",
-            *(text(metrics["whole_patients_int8"][name]) for name in _PATIENT_COLUMNS),
         ),
     )
     seeds = table(
@@ -70,39 +67,53 @@ def tables(metrics: Mapping[str, Any]) -> dict[str, str]:
             )
         ),
     )
-    return {"frames": frames, "kinds": kinds, "against": against, "patients": patients, "seeds": seeds}
+    simulated = table(
+        ("Frames with the lesion", "mean", "max", "rule", "unpredicted by the rule"),
+        *(
+            (f"{float(share):.0%}", *(f"{found[name]:.3f}" for name in (*_SIMULATED, "unpredicted")))
+            for share, found in metrics["simulated"]["mcc"].items()
+        ),
+    )
+    return {"frames": frames, "kinds": kinds, "against": against, "patients": patients, "seeds": seeds,
+            "simulated": simulated}  # fmt: skip
 
 
-def none_of(patients: int) -> float:
-    """Return the rate of errors that none among so many patients still allows."""
-    return clopper_pearson(0, patients)[1]
+def caveats(metrics: Mapping[str, Any]) -> str:
+    """Return what the numbers cannot say, in Markdown; chance and leakage where they were measured."""
+    count, chance = metrics["patients"], metrics.get("chance_and_leakage")
+    least, measured = clopper_pearson(0, count)[1], ""
+    if chance is not None:
+        measured = f"""
+- **Chance.** With labels permuted over pseudo-patients, a logistic regression on the untrained trunk reaches
+  an AUC of {chance["permuted_labels_auc_mean"]:.3f} on average (sd {chance["permuted_labels_auc_sd"]:.3f}).
+- **Leakage.** In the source, borders and the scope-position box tell the classes apart. A 16 x 16 map of what
+  is black in the model's view reaches an AUC of {chance["dark_regions_alone_auc"]:.3f} alone. Differences in
+  colour between the two groups' equipment were not ruled out."""
+    return f"""- **No patients.** The source has no patient identifiers: {metrics["frames"]} frames were dealt
+  into {count} pseudo-patients, near-duplicate scenes kept together. That bounds optimism; it validates no
+  claim about patients, and cannot rank ways to read one: every frame shows its patient's class.
+- **Small samples.** Whole pseudo-patients are all but saturated: 15 frames of one class outvote almost any
+  error. None among {count} would still allow a rate of {least:.3f} (Clopper-Pearson, 95 %). Judge by
+  the bags of {BAG} frames.{measured}
+- **Two answers.** One source, white light, colitis against clean normal colon. No Crohn's disease, no other
+  disease and no poor preparation was seen; the model will give one of its two answers to anything."""
 
 
 def describe(manifest: Mapping[str, Any]) -> str:
     """Return the card, in Markdown."""
     metrics, trained = manifest["metrics"], manifest["training_data"]
-    chance, change = metrics["chance_and_leakage"], metrics["int8_less_float"]
+    change = metrics["int8_less_float"]
+    certified = metrics["selective"]["certified"]
+    bounds = ", ".join(f"{each['bound']:.3f} ({each['coverage']:.1%})" for each in certified["each_seed"])
     gains = {name: f"{change[name]['value']:+.4f} ({change[name]['lower']:+.4f})" for name in ("auc", "mcc")}
-    quantised, shown, count = manifest["quantisation"], tables(metrics), metrics["patients"]
+    quantised, shown, simulated = manifest["quantisation"], tables(metrics), metrics["simulated"]
     return f"""# {manifest["name"]} {manifest["version"]}
 
 Research use only. Not a medical device; its output is not a diagnosis.
 
 ## What the numbers cannot say
 
-- **No patients.** The source has no patient identifiers: {metrics["frames"]} frames were dealt into
-  {count} pseudo-patients, near-duplicate scenes kept together. That bounds optimism; it validates no claim
-  about patients.
-- **Small samples.** Whole pseudo-patients are all but saturated: 15 frames of one class outvote almost any
-  error. None among {count} would still allow a rate of {none_of(count):.3f} (Clopper-Pearson, 95 %). Judge by
-  the bags of {BAG} frames.
-- **Chance.** With labels permuted over pseudo-patients, a logistic regression on the untrained trunk reaches
-  an AUC of {chance["permuted_labels_auc_mean"]:.3f} on average (sd {chance["permuted_labels_auc_sd"]:.3f}).
-- **Leakage.** In the source, borders and the scope-position box tell the classes apart. A 16 x 16 map of what
-  is black in the model's view reaches an AUC of {chance["dark_regions_alone_auc"]:.3f} alone. Differences in
-  colour between the two groups' equipment were not ruled out.
-- **Two answers.** One source, white light, colitis against clean normal colon. No Crohn's disease, no other
-  disease and no poor preparation was seen; the model will give one of its two answers to anything.
+{caveats(metrics)}
 
 ## Intended use
 
@@ -138,4 +149,18 @@ int8 less float, each calibrated by itself, with its one-sided 95 % bound: AUC {
 {", ".join(map(str, change["flipped_of_each_seed"]))} change sides.
 
 {shown["patients"]}
+
+A scene's near-duplicates vote once under the rule. Abstaining, bags of {BAG} read by the plain mean: AUGRC
+{text(metrics["selective"]["augrc"])}. Error rate certified of whole pseudo-patients, and the share of
+them that may then be read, seed by seed: {bounds}; {certified["limit"]}.
+
+MCC of {simulated["patients"]} simulated patients of {simulated["frames"]} frames, every other one with
+lesions on the share of frames shown, errors of one patient's frames correlated; the rule at
+t = {simulated["threshold"]}, k = {simulated["top_k"]}.
+
+{shown["simulated"]}
 """
+
+
+def _frames(bag: str) -> str:
+    return "all frames" if bag == "all" else f"{bag} frame{'' if bag == '1' else 's'}"

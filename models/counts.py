@@ -13,7 +13,7 @@ HALVINGS = 60
 
 def ratio(part: Floats, whole: Floats) -> Floats:
     """Return part / whole; NaN where there is no whole."""
-    found: Floats = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    found: Floats = np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
     return found
 
 

@@ -78,6 +78,18 @@ def draw_bags(patients: Ints, size: int | None, *, draws: int = DRAWS, seed: int
     return bags
 
 
+def average_bags(probabilities: Floats, bags: Ints) -> Floats:
+    """Return ``(draws, patients)`` means of the ``(N,)`` probabilities that each bag holds."""
+    means: Floats = np.where(bags < 0, 0.0, probabilities[bags]).sum(axis=2) / (bags >= 0).sum(axis=2)
+    return means
+
+
+def largest_of_bags(probabilities: Floats, bags: Ints) -> Floats:
+    """Return the largest likewise: one frame is enough."""
+    largest: Floats = np.where(bags < 0, 0.0, probabilities[bags]).max(axis=2)
+    return largest
+
+
 def read_bags(
     probabilities: Floats,
     bags: Ints,
@@ -162,12 +174,6 @@ def choose(grids: Sequence[Grid]) -> Choice:
     best = np.argwhere(mean >= mean.max() - SAME).tolist()
     row, column = max(best, key=lambda cell: (nobody[cell[0]], *cell))
     return Choice(THRESHOLDS[row], TOP_KS[column], float(mean[row, column]), len(best))
-
-
-def full_threshold(probabilities: Floats, bags: Ints) -> float:
-    """Return the highest threshold at which every bag is read: over bags, the least best confidence."""
-    confidences = np.where(bags < 0, 0.0, np.maximum(probabilities[bags], 1 - probabilities[bags]))
-    return float(confidences.max(axis=-1).min())
 
 
 def as_rows(grids: Sequence[Grid]) -> list[dict[str, str | int | float]]:

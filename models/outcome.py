@@ -5,36 +5,42 @@ the temperature, offset, threshold and top-k that were chosen for that network w
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from models.counts import Flags, Floats, Ints
+from models.calibration import reliability
+from models.conformal import ALPHA, conformal_figures
+from models.counts import Flags, Floats, Ints, clopper_pearson
 from models.errors import ModelError
 from models.figures import (
+    Figure,
+    Readings,
     Statistic,
     bootstrap,
+    confusion,
     frame_change,
     frame_figures,
     frame_statistic,
     patient_change,
     patient_figures,
-    patient_labels,
+    roc_points,
     summarise,
 )
-from models.grid import draw_bags, read_bags
+from models.grid import average_bags, draw_bags, read_bags
 from models.patient import DECISION, calibrate
+from models.selective import certified_figures, selective_figures
+from models.simulated import simulated_figures
 
 COLUMNS = (
-    "seed", "fold", "path", "patient", "kind", "label",
+    "seed", "fold", "path", "patient", "kind", "group", "label",
     "margin", "temperature", "offset", "threshold", "top_k",
 )  # fmt: skip
-BAG = 3
-"""Frames a bag: whole pseudo-patients are saturated."""
+BAG, BAGS = 3, (1, 3, 5, 10)
+"""Frames of the bag that is judged by, whole pseudo-patients being saturated, and of all that are shown."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +51,8 @@ class Table:
     ----------
     probabilities, thresholds, top_ks
         ``(seeds, N)``: of the positive class, calibrated, and what was chosen for each row's network.
-    labels, patients
-        ``(N,)``; patients are numbered from 0.
+    labels, folds, patients, groups
+        ``(N,)``; patients and near-duplicate groups are numbered from 0.
     kinds
         A finer class each.
     """
@@ -55,7 +61,9 @@ class Table:
     thresholds: Floats
     top_ks: Ints
     labels: Flags
+    folds: Ints
     patients: Ints
+    groups: Ints
     kinds: tuple[str, ...]
 
 
@@ -91,7 +99,9 @@ def read_table(file: Path, *, positive: str = "ibd") -> Table:
             np.array([[float(row["threshold"]) for row in of_seed] for of_seed in by_seed]),
             np.array([[int(row["top_k"]) for row in of_seed] for of_seed in by_seed]),
             np.array([row["label"] == positive for row in first]),
+            np.array([int(row["fold"]) for row in first]),
             np.unique([row["patient"] for row in first], return_inverse=True)[1],
+            np.unique([row["group"] for row in first], return_inverse=True)[1],
             tuple(row["kind"] for row in first),
         )
     except (OSError, KeyError, ValueError) as error:
@@ -100,19 +110,29 @@ def read_table(file: Path, *, positive: str = "ibd") -> Table:
 
 def figures(floats: Table, int8s: Table) -> dict[str, Any]:
     """Return every figure: means over the seeds, intervals by bootstrap over patients."""
-    labels, patients = int8s.labels, int8s.patients
-    of_patients = patient_labels(labels, patients)
-    rules = [_read(side, rule=True) for side in (int8s, floats)]
-    means = [_read(side, rule=False) for side in (int8s, floats)]
-    flipped = (int8s.probabilities >= DECISION) != (floats.probabilities >= DECISION)
+    labels, patients, sides = int8s.labels, int8s.patients, {"int8": int8s, "float": floats}
+    firsts = np.unique(patients, return_index=True)[1]
+    of_patients, folds = labels[firsts], int8s.folds[firsts]
+    bags = {"all" if size is None else str(size): draw_bags(patients, size) for size in (*BAGS, None)}
+    means = {name: _average(int8s, rows) for name, rows in bags.items()}
+    rules = {name: _read_by_rule(int8s, rows) for name, rows in bags.items()}
     change = np.abs(int8s.probabilities - floats.probabilities)
+    flipped = (int8s.probabilities >= DECISION) != (floats.probabilities >= DECISION)
+    few = str(BAG)
     return {
         "frames": len(labels),
         "patients": len(of_patients),
-        "frame_int8": frame_figures(int8s.probabilities, labels, patients),
-        "frame_float": frame_figures(floats.probabilities, labels, patients),
-        "each_seed_int8": [_plain(row, labels, patients) for row in int8s.probabilities],
-        "each_seed_float": [_plain(row, labels, patients) for row in floats.probabilities],
+        **{f"frame_{name}": frame_figures(of.probabilities, labels, patients) for name, of in sides.items()},
+        **{
+            f"each_seed_{name}": [_plain(row, labels, patients) for row in of.probabilities]
+            for name, of in sides.items()
+        },
+        "confusion": {name: confusion(of.probabilities, labels) for name, of in sides.items()},
+        "reliability": {
+            name: reliability(of.probabilities.ravel(), np.tile(labels, len(of.probabilities)))
+            for name, of in sides.items()
+        },
+        "roc": {name: roc_points(of.probabilities, labels) for name, of in sides.items()},
         "recall_int8": _recalls(int8s),
         "against_int8": _against(int8s),
         "int8_less_float": {
@@ -120,13 +140,27 @@ def figures(floats: Table, int8s: Table) -> dict[str, Any]:
             "flipped_of_each_seed": flipped.sum(axis=1).tolist(),
             "mean_absolute_change": round(float(change.mean()), 4),
             "largest_change": round(float(change.max()), 4),
+            f"rule_of_bags_of_{BAG}": patient_change(
+                rules[few], _read_by_rule(floats, bags[few]), of_patients
+            ),
         },
-        f"bags_of_{BAG}_int8": {
-            "mean": patient_figures(means[0], of_patients),
-            "rule": patient_figures(rules[0], of_patients),
-            "rule_int8_less_float": patient_change(rules[0], rules[1], of_patients),
+        "bags": {
+            name: {
+                "mean": _of_bags((means[name] >= DECISION).astype(np.int8), of_patients, name),
+                "rule": _of_bags(rules[name], of_patients, name),
+            }
+            for name in bags
         },
-        "whole_patients_int8": patient_figures(_whole(int8s), of_patients),
+        "selective": {
+            **selective_figures(means[few], of_patients, np.arange(len(of_patients))),
+            "frames": selective_figures(int8s.probabilities, labels, patients),
+            "certified": certified_figures(means["all"], of_patients),
+        },
+        "conformal": {
+            "alpha": ALPHA,
+            **{name: conformal_figures(means[name], of_patients, folds) for name in (few, "all")},
+        },
+        "simulated": simulated_figures(**_usual(int8s)),
     }
 
 
@@ -161,32 +195,40 @@ def _against(side: Table) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _read(side: Table, *, rule: bool) -> NDArray[np.int8]:
-    """Return ``(seeds * draws, patients)`` readings of bags: by the rule as chosen, or by the plain mean."""
-    bags = draw_bags(side.patients, BAG)
-    found = []
-    for probabilities, thresholds, top_ks in zip(
-        side.probabilities, side.thresholds, side.top_ks, strict=True
+def _average(side: Table, bags: Ints) -> Floats:
+    """Return ``(seeds * draws, patients)`` plain means of bags."""
+    return np.concatenate([average_bags(row, bags) for row in side.probabilities])
+
+
+def _read_by_rule(side: Table, bags: Ints) -> Readings:
+    """Return ``(seeds * draws, patients)`` readings by the rule, t and k as each network's were chosen."""
+    found = np.zeros((len(side.probabilities), *bags.shape[:2]), np.int8)
+    for row, thresholds, top_ks, readings in zip(
+        side.probabilities, side.thresholds, side.top_ks, found, strict=True
     ):
-        if not rule:
-            mean = np.where(bags < 0, 0.0, probabilities[bags]).sum(axis=2) / (bags >= 0).sum(axis=2)
-            found.append((mean >= DECISION).astype(np.int8))
-            continue
-        readings = np.zeros(bags.shape[:2], np.int8)
-        choices: Sequence[tuple[float, int]] = sorted(
-            {*zip(thresholds.tolist(), top_ks.tolist(), strict=True)}
-        )
-        for threshold, top_k in choices:
-            chosen = (thresholds == threshold) & (top_ks == top_k)
-            of_patients = np.unique(side.patients[chosen])
-            read = read_bags(probabilities, bags[:, of_patients], thresholds=[threshold], top_ks=[top_k])
-            readings[:, of_patients] = read[..., 0, 0]
-        found.append(readings)
+        for threshold, top_k in {*zip(thresholds.tolist(), top_ks.tolist(), strict=True)}:
+            asked = np.unique(side.patients[(thresholds == threshold) & (top_ks == top_k)])
+            read = read_bags(row, bags[:, asked], groups=side.groups, thresholds=[threshold], top_ks=[top_k])
+            readings[:, asked] = read[..., 0, 0]
     return np.concatenate(found)
 
 
-def _whole(side: Table) -> NDArray[np.int8]:
-    """Return ``(seeds, patients)`` readings from all frames, by the plain mean."""
-    size = np.bincount(side.patients)
-    means = [np.bincount(side.patients, weights=row) / size for row in side.probabilities]
-    return (np.array(means) >= DECISION).astype(np.int8)
+def _of_bags(readings: Readings, labels: Flags, bag: str) -> dict[str, Figure]:
+    """Return `patient_figures`; of whole patients, and where no bag errs, the error rate of the worst row.
+
+    Its interval is Clopper and Pearson's: a bootstrap of no errors would find none at all.
+    """
+    found, wrong = patient_figures(readings, labels), int((readings != labels).sum(axis=1).max())
+    if bag == "all" or not wrong:
+        value, (low, high) = wrong / len(labels), clopper_pearson(wrong, len(labels))
+        found["error_rate"] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+    return found
+
+
+def _usual(side: Table) -> dict[str, Any]:
+    """Return the commonest t and k."""
+    chosen, times = np.unique(
+        np.stack([side.thresholds.ravel(), side.top_ks.ravel()]), axis=1, return_counts=True
+    )
+    threshold, top_k = chosen[:, times.argmax()].tolist()
+    return {"threshold": threshold, "top_k": int(top_k)}

@@ -5,13 +5,22 @@ What is counted are patients: frames of one patient are not exchangeable with th
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from models.counts import Flags, Floats, binomial_cdf, upper_bound
+from models.counts import Flags, Floats, Ints, binomial_cdf, upper_bound
+from models.figures import Statistic, bootstrap, pairs_won, summarise
+from models.patient import DECISION
 
 DELTA = 0.05
 """The chance with which a guarantee may fail."""
+
+RISK = 0.1
+"""The error rate that `certified_figures` asks for."""
+
+COVERAGES = np.linspace(0.02, 1.0, 50)
+"""Points of a published curve."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,15 +35,12 @@ class RiskCoverage:
     aurc, e_aurc
         Area under the error rate of those read (Geifman, Uziel & El-Yaniv 2019), and what is above the area
         of a perfect ranking, e + (1 - e) ln(1 - e) for an error rate e.
-    augrc
-        Area under the share of all that is read wrongly (Traub et al. 2024); perfect is e ** 2 / 2.
     """
 
     coverage: Floats
     kept_errors: Floats
     aurc: float
     e_aurc: float
-    augrc: float
 
 
 def risk_coverage(confidences: Floats, wrong: Flags) -> RiskCoverage:
@@ -53,8 +59,35 @@ def risk_coverage(confidences: Floats, wrong: Flags) -> RiskCoverage:
     aurc = curved + float(kept[-1])
     error = float(kept[-1])
     least = error + (1 - error) * math.log1p(-error) if error < 1 else 1.0
-    augrc = float((np.diff(coverage) * (kept[1:] + kept[:-1])).sum() / 2)
-    return RiskCoverage(coverage, kept, aurc, aurc - least, augrc)
+    return RiskCoverage(coverage, kept, aurc, aurc - least)
+
+
+def augrc_statistic(confidences: Floats, wrong: Flags, patients: Ints) -> Statistic:
+    """Return AUGRC, averaged over models or draws, as a statistic of resampled patients.
+
+    The area under the share of all that is read wrongly, over coverage (Traub et al. 2024): in how many pairs
+    a wrong reading is the more confident one, of all pairs. All its errors read last make e ** 2 / 2 for an
+    error rate e. `confidences` and `wrong` are ``(models, N)``, `patients` ``(N,)``, numbered from 0.
+    """
+    frames = np.bincount(patients).astype(np.float64)
+    everyone = np.ones(len(patients), np.bool_)
+    of_models = [pairs_won(c, patients, w, everyone) for c, w in zip(confidences, wrong, strict=True)]
+    pairs = np.mean(of_models, axis=0)
+    return lambda counts: {"augrc": ((counts @ pairs) * counts).sum(axis=1) / (counts @ frames) ** 2}
+
+
+def selective_figures(probabilities: Floats, labels: Flags, patients: Ints) -> dict[str, Any]:
+    """Return AUGRC, AURC and the curve of [coverage, error rate]; ``(models, N)`` probabilities, averaged."""
+    confidences, wrong = np.maximum(probabilities, 1 - probabilities), (probabilities >= DECISION) != labels
+    curves = [risk_coverage(c, w) for c, w in zip(confidences, wrong, strict=True)]
+    kept = np.mean([np.interp(COVERAGES, each.coverage, each.kept_errors) for each in curves], axis=0)
+    augrc = bootstrap(augrc_statistic(confidences, wrong, patients), int(patients.max()) + 1)["augrc"]
+    return {
+        "augrc": summarise(augrc),
+        "aurc": round(float(np.mean([each.aurc for each in curves])), 4),
+        "e_aurc": round(float(np.mean([each.e_aurc for each in curves])), 4),
+        "curve": np.stack([COVERAGES, kept / COVERAGES], axis=1).round(4).tolist(),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +112,6 @@ class Certificate:
     patients: int
     read: int
     wrong: int
-
-    @property
-    def sentence(self) -> str:
-        """What may be said of it."""
-        sure = f"with {1 - self.delta:.0%} confidence"
-        if self.threshold is not None:
-            return (
-                f"of those read at t = {self.threshold:.4f} ({self.read} of {self.patients} patients, "
-                f"{self.wrong} wrong) at most {self.bound:.1%} are read wrongly, {sure}"
-            )
-        least = least_certifiable(self.patients, delta=self.delta)
-        if self.risk < least:
-            return f"below {least:.1%} not certifiable with {self.patients} patients, {sure}"
-        return f"{self.risk:.1%} not certified {sure}: too many of the {self.patients} patients read wrongly"
 
 
 def _share(delta: float, patients: int) -> float:
@@ -130,3 +149,19 @@ def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DE
         else:
             high = tried - 1
     return replace(found, bound=upper_bound(found.wrong, found.read, delta=share))
+
+
+def certified_figures(probabilities: Floats, labels: Flags) -> dict[str, Any]:
+    """Return what `RISK` is certified of patients by each of ``(seeds, patients)`` probabilities.
+
+    And the least that so many patients could have certified, in words.
+    """
+    found = [certify(np.maximum(p, 1 - p), (p >= DECISION) != labels, risk=RISK) for p in probabilities]
+    least, patients = least_certifiable(len(labels)), len(labels)
+    return {
+        "risk": RISK,
+        "each_seed": [
+            {"bound": round(each.bound, 4), "coverage": round(each.read / patients, 4)} for each in found
+        ],
+        "limit": f"below {least:.1%} not certifiable with {patients} patients, {1 - DELTA:.0%} confidence",
+    }

@@ -55,8 +55,9 @@ def calibrated(frames: Frames, file: Path) -> list[dict[str, Any]]:
             {
                 "seed": seed, "fold": fold, "path": frames.rows[place].path,
                 "patient": frames.rows[place].patient, "kind": frames.rows[place].kind or "",
-                "label": frames.rows[place].label, "margin": margin, "temperature": temperature,
-                "offset": offset, "threshold": chosen.threshold, "top_k": chosen.top_k,
+                "group": frames.rows[place].group, "label": frames.rows[place].label, "margin": margin,
+                "temperature": temperature, "offset": offset, "threshold": chosen.threshold,
+                "top_k": chosen.top_k,
             }
             for place, margin in sorted(parts[OUTER].items())
         ]  # fmt: skip

@@ -11,6 +11,7 @@ from models.calibration import (
     brier,
     calibration_error,
     fit_calibration,
+    reliability,
 )
 from models.patient import calibrate
 
@@ -86,4 +87,10 @@ def test_calibration_errors_are_the_sums_written_out() -> None:
         )
         assert found(probabilities, labels) == pytest.approx(total)
         assert found(probabilities[::-1], labels[::-1]) == pytest.approx(total)
+    for (mean, share, frames), held in zip(
+        reliability(probabilities, labels), filter(None, equal), strict=True
+    ):
+        assert frames == len(held)
+        assert mean == pytest.approx(sum(p for p, _ in held) / len(held), abs=1e-4)
+        assert share == pytest.approx(sum(y for _, y in held) / len(held), abs=1e-4)
     assert brier(probabilities, labels) == pytest.approx(sum((p - y) ** 2 for p, y in rows) / 100)

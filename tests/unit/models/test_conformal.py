@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.conformal import conformal_quantile, conformal_sets, fit_conformal
+from models.conformal import conformal_figures, conformal_quantile, conformal_sets, fit_conformal
 
 ALPHA, REPEATS = 0.1, 2000
 
@@ -32,21 +32,35 @@ def test_a_set_holds_every_answer_whose_probability_is_near_enough_to_one() -> N
 def test_the_promised_share_of_later_patients_is_covered_and_hardly_more(size: int) -> None:
     """Known truth: the true answer's probability is u, u uniform, or its root for IBD; coverage is exact."""
     generator = np.random.default_rng(size)
-    together, of_classes = [], []
+    of_classes = []
     for _ in range(REPEATS):
         labels = np.arange(size) % 3 == 0
         of_truth = np.where(labels, np.sqrt(generator.random(size)), generator.random(size))
         probabilities = np.where(labels, of_truth, 1 - of_truth)
-        quantile, same = fit_conformal(probabilities, labels, alpha=ALPHA, by_class=False)
-        assert quantile == same
-        together.append(quantile)
-        healthy, ibd = fit_conformal(probabilities, labels, alpha=ALPHA, by_class=True)
+        healthy, ibd = fit_conformal(probabilities, labels, alpha=ALPHA)
         of_classes.append((min(healthy, 1.0), 1 - (1 - min(ibd, 1.0)) ** 2))
-    share = math.ceil(size / 3) / size
-    q = np.array(together)
-    within(share * (1 - (1 - q) ** 2) + (1 - share) * q, size)
     for column, of_class in ((0, size - math.ceil(size / 3)), (1, math.ceil(size / 3))):
         within(np.array(of_classes)[:, column], of_class)
+
+
+def test_each_fold_is_covered_by_quantiles_that_have_not_seen_it() -> None:
+    """A fold read as the opposite of the truth is covered by none of its own patients' scores."""
+    folds = np.repeat(np.arange(5), 40)
+    labels = np.arange(200) % 2 == 0
+    of_truth = np.where(folds == 4, 0.1, np.random.default_rng(0).uniform(0.5, 1, 200))
+    found = conformal_figures(np.where(labels, of_truth, 1 - of_truth)[None], labels, folds)
+    covered = {name: found[name]["value"] for name in ("coverage_healthy", "coverage_ibd")}
+    others = []
+    for truth in (False, True):
+        held = 0
+        for fold in range(5):
+            scores = sorted(1 - of_truth[(labels == truth) & (folds != fold)])
+            limit = scores[math.ceil(81 * (1 - ALPHA)) - 1]
+            held += int((1 - of_truth[(labels == truth) & (folds == fold)] <= limit).sum())
+        others.append(held / 100)
+    assert [*covered.values()] == others
+    assert max(others) < 0.9
+    assert sum(found[name]["value"] for name in ("none", "one_answer", "both")) == pytest.approx(1)
 
 
 def within(coverage: np.ndarray, size: int) -> None:

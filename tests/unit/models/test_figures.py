@@ -11,6 +11,7 @@ from models.figures import (
     RADIUS,
     RESAMPLES,
     bootstrap,
+    confusion,
     frame_change,
     frame_figures,
     frame_statistic,
@@ -18,6 +19,7 @@ from models.figures import (
     patient_figures,
     published_figures,
     reading_statistic,
+    roc_points,
     summarise,
 )
 
@@ -63,6 +65,19 @@ def test_the_calibration_error_is_the_written_out_sum_over_fifteen_bins(
         total += abs(sum(float(labels[i]) - float(probabilities[i]) for i in inside))
     found = frame_figures(probabilities, labels, patients)["ece"]["value"]
     assert found == pytest.approx(total / len(labels), abs=1e-4)
+
+
+def test_the_curve_and_the_confusion_are_scikit_learns(
+    sample: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Between two rates the curve goes along the staircase, below any line between its corners."""
+    probabilities, labels, _ = sample
+    false, true, _ = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
+    points = roc_points(np.stack([probabilities, probabilities]), labels)
+    for rate, point in zip(np.linspace(0, 1, len(points)) ** 2, points, strict=True):
+        assert point == pytest.approx([rate, true[false <= rate].max()], abs=1e-4)
+    counted = metrics.confusion_matrix(labels, probabilities >= 0.5)
+    assert confusion(np.stack([probabilities, probabilities]), labels) == (2 * counted).tolist()
 
 
 def test_one_patients_frames_are_resampled_together() -> None:

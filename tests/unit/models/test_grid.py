@@ -17,9 +17,10 @@ from models.grid import (
     TOP_KS,
     Grid,
     as_rows,
+    average_bags,
     choose,
     draw_bags,
-    full_threshold,
+    largest_of_bags,
     read_bags,
     tables,
     tabulate,
@@ -97,6 +98,16 @@ def test_a_bag_holds_each_frame_once_and_only_its_patients(drawn: Exams, bag: in
     np.testing.assert_array_equal(bags, draw_bags(drawn.patients, bag, draws=3))
 
 
+@given(exams(), st.sampled_from([None, *BAGS]))
+def test_mean_and_largest_are_those_of_the_frames_a_bag_holds(drawn: Exams, bag: int | None) -> None:
+    bags = draw_bags(drawn.patients, bag, draws=2)
+    means, largest = (read(drawn.probabilities, bags) for read in (average_bags, largest_of_bags))
+    for place in np.ndindex(bags.shape[:2]):
+        held = [float(drawn.probabilities[row]) for row in bags[place] if row >= 0]
+        assert means[place] == pytest.approx(math.fsum(held) / len(held))
+        assert largest[place] == max(held)
+
+
 def test_every_frame_of_a_patient_is_drawn_equally_often() -> None:
     bags = draw_bags(np.repeat([0, 1], [12, 9]), 3, draws=4000)
     shares = np.bincount(bags[:, 0].ravel(), minlength=12) / 4000
@@ -131,7 +142,8 @@ def test_nobody_is_unpredicted_exactly_up_to_the_closed_form_threshold(drawn: Ex
     """Datres chose t = 0.93 as the highest that predicts every validation patient: no search is needed."""
     bags = draw_bags(drawn.patients, bag, draws=2)
     grid = tabulate(read_bags(drawn.probabilities, bags), np.arange(bags.shape[1]) % 2 == 0, bag=bag)
-    highest = full_threshold(drawn.probabilities, bags)
+    sure = [[max(max(p, 1 - p) for p in drawn.probabilities[b[b >= 0]]) for b in row] for row in bags]
+    highest = min(map(min, sure))
     assert ((grid.unpredicted == 0) == (np.array(THRESHOLDS) <= highest)).all()
 
 

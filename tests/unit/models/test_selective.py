@@ -7,9 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.selective import certify, least_certifiable, risk_coverage
+from models.selective import (
+    augrc_statistic,
+    certified_figures,
+    certify,
+    least_certifiable,
+    risk_coverage,
+    selective_figures,
+)
 
 DELTA, REPEATS = 0.1, 1000
+
+
+def area(confidences: np.ndarray, wrong: np.ndarray) -> float:
+    """Return AUGRC of patients of one frame each."""
+    statistic = augrc_statistic(confidences[None], wrong[None], np.arange(len(wrong)))
+    return float(statistic(np.ones((1, len(wrong))))["augrc"][0])
 
 
 def test_no_error_among_71_patients_certifies_no_less_than_six_point_seven_percent() -> None:
@@ -20,12 +33,11 @@ def test_no_error_among_71_patients_certifies_no_less_than_six_point_seven_perce
     granted = certify(confidences, right, risk=0.0673)
     assert (granted.threshold, granted.read, granted.wrong) == (0.5, 71, 0)
     assert granted.bound == least_certifiable(71)
-    assert granted.sentence.startswith(
-        "of those read at t = 0.5000 (71 of 71 patients, 0 wrong) at most 6.7% are"
-    )
     refused = certify(confidences, right, risk=0.067)
     assert (refused.threshold, refused.read, refused.bound) == (None, 0, 1.0)
-    assert refused.sentence == "below 6.7% not certifiable with 71 patients, with 95% confidence"
+    stated = certified_figures(confidences[None], ~right)
+    assert stated["each_seed"] == [{"bound": 0.0672, "coverage": 1.0}]
+    assert stated["limit"] == "below 6.7% not certifiable with 71 patients, 95% confidence"
 
 
 def test_the_bound_that_is_granted_is_that_of_the_patients_who_reach_the_threshold() -> None:
@@ -47,11 +59,7 @@ def test_the_bound_that_is_granted_is_that_of_the_patients_who_reach_the_thresho
     lower = [t for t in np.unique(confidences) if t < found.threshold][-1]
     kept = confidences >= lower
     assert stats.binom.cdf(wrong[kept].sum(), kept.sum(), 0.1) > 0.05 / 8
-    hopeless = certify(confidences, ~wrong, risk=0.1)
-    assert (
-        hopeless.sentence
-        == "10.0% not certified with 95% confidence: too many of the 200 patients read wrongly"
-    )
+    assert certify(confidences, ~wrong, risk=0.1).threshold is None
 
 
 @pytest.mark.parametrize("size", [36, 71, 300])
@@ -93,17 +101,36 @@ def test_areas_under_risk_and_coverage_are_those_of_random_order_within_ties(
     np.testing.assert_allclose(np.stack([found.coverage, found.kept_errors], axis=1), points)
     steps = (np.arange(40_000) + 0.5) / 40_000
     kept = np.interp(steps, [c for c, _ in points], [e for _, e in points])
-    assert found.augrc == pytest.approx(kept.mean(), abs=1e-6)
+    assert area(confidences, wrong) == pytest.approx(kept.mean(), abs=1e-6)
     assert found.aurc == pytest.approx((kept / steps).mean(), abs=1e-4)
 
 
 def test_a_perfect_ranking_reaches_the_published_optima_and_none_is_below() -> None:
     wrong = np.arange(50) < 8
     perfect = risk_coverage(np.linspace(0.5, 1, 50), wrong)
-    assert perfect.augrc == pytest.approx(0.16**2 / 2)
+    assert area(np.linspace(0.5, 1, 50), wrong) == pytest.approx(0.16**2 / 2)
     assert perfect.aurc == pytest.approx(0.16 + 0.84 * math.log(0.84))
     assert perfect.e_aurc == pytest.approx(0, abs=1e-12)
     worse = risk_coverage(np.linspace(1, 0.5, 50), wrong)
     assert worse.e_aurc > 0.3
-    assert worse.augrc == pytest.approx(0.16 - 0.16**2 / 2)
+    assert area(np.linspace(1, 0.5, 50), wrong) == pytest.approx(0.16 - 0.16**2 / 2)
     assert risk_coverage(np.array([0.9, 0.8]), np.array([True, True])).e_aurc == pytest.approx(0)
+
+
+def test_a_resamples_augrc_is_that_of_the_frames_it_holds_and_the_curve_ends_at_the_error_rate() -> None:
+    """Pairs of patients stand for frames repeated one by one; the frame's own tie is among them."""
+    generator = np.random.default_rng(0)
+    patients = np.concatenate([np.arange(8), generator.integers(0, 8, 52)])
+    probabilities, labels = generator.random((2, 60)).round(2), patients % 2 == 0
+    confidences, wrong = np.maximum(probabilities, 1 - probabilities), (probabilities >= 0.5) != labels
+    counts = generator.multinomial(8, np.full(8, 1 / 8), size=4)
+    found = augrc_statistic(confidences, wrong, patients)(counts.astype(np.float64))["augrc"]
+    for of_patient, value in zip(counts, found, strict=True):
+        rows = np.repeat(np.arange(60), of_patient[patients])
+        assert value == pytest.approx(
+            np.mean([area(c[rows], w[rows]) for c, w in zip(confidences, wrong, strict=True)])
+        )
+    figures = selective_figures(probabilities, labels, patients)
+    assert figures["curve"][-1] == pytest.approx([1.0, wrong.mean()], abs=1e-4)
+    assert figures["augrc"]["low"] < figures["augrc"]["value"] < figures["augrc"]["high"]
+    assert figures["aurc"] > figures["e_aurc"] > 0

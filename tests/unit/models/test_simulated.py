@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from models.simulated import Scenario, read_by_rules, simulate
+from models.simulated import Scenario, read_by_rules, simulate, simulated_figures
 
 
 def share_right(
@@ -64,3 +64,13 @@ def test_lesion_shares_scatter_about_their_mean_and_the_seed_decides_all() -> No
     assert shown[labels].mean() == pytest.approx(0.4, abs=4 * 0.2 / math.sqrt(1000))
     assert shown[labels].std() == pytest.approx(math.sqrt(0.24 / 6 + 0.24 / 200 * 5 / 6), rel=0.1)
     np.testing.assert_array_equal(probabilities, simulate(scenario, patients=2000, frames=200, seed=3)[0])
+
+
+def test_the_stated_figures_favour_the_largest_where_lesions_are_rare_and_the_mean_where_they_are_not() -> (
+    None
+):
+    found = simulated_figures(threshold=0.93, top_k=6)["mcc"]
+    assert [*found] == [str(tenth / 10) for tenth in range(1, 11)]
+    assert found["0.1"]["max"] > found["0.1"]["mean"] + 0.03
+    assert found["1.0"]["mean"] > found["1.0"]["max"] + 0.3
+    assert found["1.0"]["mean"] > 0.97
