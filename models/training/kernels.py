@@ -14,20 +14,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from models.training.ptq import ChannelClip
 from models.training.quantisers.affine import Packed, Quantiser
 from models.training.twin import (
     ADDITIONS,
     INPUT_SCALE,
     INPUT_ZERO_POINT,
     RECTIFIERS,
+    SIX,
     is_quantised,
     module_of,
     moves,
     weight_quantiser,
 )
-
-SIX = 6.0
-"""Where ReLU6 ends."""
 
 LARGEST_BIAS = 2**30
 """Half of what an int32 holds, so that the sum that a bias joins has room."""
@@ -49,7 +48,7 @@ class Integers:
 class Unrounded:
     """A result before it is rounded: as it is, and as the kernel has it on a grid, zero at 0."""
 
-    real: Tensor
+    real: Callable[[], Tensor]
     on: Callable[[Packed], Tensor]
 
 
@@ -70,12 +69,21 @@ def integer_layer(layer: nn.Module, step: Tensor) -> tuple[Tensor, Tensor, Tenso
     return (weight / along_channels(scale, weight.ndim, 0)).round(), scale, (bias / (step * scale)).round()
 
 
-def ends(grid: Packed, rectifier: nn.Module | None) -> tuple[int, int]:
-    """Return the least and the greatest integer that a tensor reaches after a ReLU, a ReLU6 or neither."""
-    if not isinstance(rectifier, RECTIFIERS):
-        return grid.low, grid.high
-    zero, six = int(grid.zero_point), int((torch.tensor(SIX) / grid.scale).round())
-    return zero, min(grid.high, zero + six) if isinstance(rectifier, nn.ReLU6) else grid.high
+def ends(grid: Packed, rectifier: nn.Module | None) -> tuple[int, Tensor]:
+    """Return the least and the greatest integer that a tensor reaches after a rectifier or none.
+
+    The greatest is ``()`` or, after a clip by channel, ``(C, 1, 1)``.
+    """
+    zero, high = int(grid.zero_point), torch.tensor(grid.high)
+    match rectifier:
+        case nn.ReLU6() | ChannelClip():
+            limit = (
+                rectifier.limit[:, None, None] if isinstance(rectifier, ChannelClip) else torch.tensor(SIX)
+            )
+            return zero, high.minimum(zero + (limit / grid.scale).round().int())
+        case nn.ReLU():
+            return zero, high
+    return grid.low, high
 
 
 def along_channels(values: Tensor, ndim: int, axis: int) -> Tensor:
@@ -107,8 +115,8 @@ class Kernels(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
                 return _sums(module, taken)
             case nn.AdaptiveAvgPool2d(), (Integers() as taken,):
                 return _mean(taken)
-            case nn.ReLU() | nn.ReLU6(), (Unrounded() as taken,):
-                return replace(taken, real=module(taken.real))
+            case _, (Unrounded() as taken,) if isinstance(module, RECTIFIERS):
+                return replace(taken, real=lambda: module(taken.real()))
             case None, (Integers() as one, Integers() as other) if node.target in ADDITIONS:
                 return _added(one, other)
         result = getattr(self, node.op)(node.target, tuple(map(_real, args)), kwargs)
@@ -120,36 +128,35 @@ class Kernels(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
 def _rounded(taken: Unrounded | Tensor, grid: Packed, before: nn.Module | None) -> Integers:
     values = taken.on(grid) if isinstance(taken, Unrounded) else taken / grid.scale
     low, high = (end - int(grid.zero_point) for end in ends(grid, before))
-    return Integers(values.round().clamp(low, high), grid.scale, grid.zero_point)
+    return Integers(values.round().clamp(min=low).minimum(high), grid.scale, grid.zero_point)
 
 
 def _real(value: Any) -> Any:
     if isinstance(value, Integers):
         return value.values * value.scale
-    return value.real if isinstance(value, Unrounded) else value
+    return value.real() if isinstance(value, Unrounded) else value
 
 
 def _sums(layer: nn.Module, taken: Integers) -> Unrounded:
     """Return a layer's sums: as int32 holds them, then rounded to float32."""
     weight, scale, bias = integer_layer(layer, taken.scale)
-    largest = 255 * weight.abs().flatten(1).sum(1).max()
     values = taken.values
-    if largest > EXACT:
-        weight, values = weight.double(), values.double()
+    if (255 * weight.abs().flatten(1).sum(1) + bias.abs()).max() > EXACT:
+        weight, bias, values = weight.double(), bias.double(), values.double()
     if isinstance(layer, nn.Linear):
-        sums = functional.linear(values, weight)
+        sums = functional.linear(values, weight, bias).float()
     else:
         shape = {name: getattr(layer, name) for name in ("stride", "padding", "dilation", "groups")}
-        sums = functional.conv2d(values, weight, **shape)
-    sums = (sums.double() + along_channels(bias.double(), sums.ndim, 1)).float()
+        sums = functional.conv2d(values, weight, bias, **shape).float()
     step = along_channels(taken.scale * scale, sums.ndim, 1)
-    return Unrounded(sums * step, lambda grid: sums * (step / grid.scale))
+    return Unrounded(lambda: sums * step, lambda grid: sums * (step / grid.scale))
 
 
 def _mean(taken: Integers) -> Unrounded:
     count = taken.values.shape[2] * taken.values.shape[3]
     sums = taken.values.sum((2, 3), keepdim=True)
-    return Unrounded(sums * (taken.scale / count), lambda grid: sums * (taken.scale / (grid.scale * count)))
+    real = sums * (taken.scale / count)
+    return Unrounded(lambda: real, lambda grid: sums * (taken.scale / (grid.scale * count)))
 
 
 def _added(one: Integers, other: Integers) -> Unrounded:
@@ -161,7 +168,7 @@ def _added(one: Integers, other: Integers) -> Unrounded:
         total = _fused(other.values + other.zero_point, second, zero)
         return _fused(one.values + one.zero_point, first, total).round() - grid.zero_point
 
-    return Unrounded(_real(one) + _real(other), on)
+    return Unrounded(lambda: _real(one) + _real(other), on)
 
 
 def _fused(integers: Tensor, factor: Tensor, addend: Tensor) -> Tensor:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from models.training.kernels import SIX, ends, integer_layer
+from models.training.kernels import ends, integer_layer
 from models.training.quantisers.affine import Packed, Quantiser
 from models.training.twin import (
     ADDITIONS,
     FLATTENING,
     RECTIFIERS,
+    SIX,
     TwinError,
     is_quantised,
     module_of,
@@ -66,7 +67,7 @@ class Writer:
         Raises
         ------
         TwinError
-            It is none of what is known here, or a quantiser's integers are not of 8 bits.
+            It is none of what is known here, or a quantiser's integers are none of 8 bits.
         """
         module = module_of(self._twin, node)
         match module:
@@ -133,7 +134,7 @@ class Writer:
     def _round(self, node: fx.Node, grid: Packed) -> None:
         _demand(node, grid, UNSIGNED, axis=None)
         source, rectifier = node.args[0], module_of(self._twin, node.args[0])
-        low, high = ends(grid, rectifier)
+        low, high = map(int, ends(grid, rectifier))
         source = source.args[0] if isinstance(rectifier, RECTIFIERS) else source
         self.take(node, f"{node.name}_levels", scale=float(grid.scale), zero_point=int(grid.zero_point))
         inputs = [self.real(source), self._levels[node].scale, self._levels[node].zero_point]
@@ -212,11 +213,11 @@ def _pair(value: int | tuple[int, int]) -> list[int]:
 
 
 def _demand(node: fx.Node, grid: Packed, ends: tuple[int, int], *, axis: int | None) -> None:
-    if (grid.low, grid.high, grid.axis) != (*ends, axis):
+    if grid.low < ends[0] or grid.high > ends[1] or grid.axis != axis:
         raise TwinError(
             f"{node.target}: integers from {ends[0]} to {ends[1]} along axis {axis} were expected, "
-            f"{grid.low} to {grid.high} along {grid.axis} were found; other widths are simulated only: "
-            "export a twin of 8 bits, its weights symmetric per output channel"
+            f"{grid.low} to {grid.high} along {grid.axis} were found; export a twin of at most 8 bits, its "
+            "weights symmetric per output channel"
         )
 
 

@@ -1,28 +1,28 @@
 """From a trained network to its twin on a grid: after training alone, or with a little training more."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
-from torch.nn import functional
 
 from models.errors import ModelError
-from models.training.augment import augment
-from models.training.fit import Batch, Schedule, fit
+from models.training.fit import Schedule
+from models.training.kernels import Kernels
 from models.training.learner import READ, normalise
 from models.training.network import Network
-from models.training.ptq import correct_bias
+from models.training.qat import open_int8, train_twin
 from models.training.quantisers.affine import Quantiser, UniformConfig, UniformQuantiser
 from models.training.quantisers.lsq import LsqQuantiser, step_group
 from models.training.quantisers.observers import entropy, least_squares, min_max, percentile
-from models.training.quantisers.pact import PactQuantiser, clip_group, clip_penalty
-from models.training.twin import build_twin, calibrate, is_quantised, layer_names
+from models.training.quantisers.pact import PactQuantiser, clip_group
+from models.training.repair import Repair, channel_means, equalise_all
+from models.training.sensitivity import choose_float, damage, rank_layers, read
+from models.training.twin import build_twin, calibrate, fold, layer_names, paper_choice
 
 RULES = {"min_max": min_max, "percentile": percentile, "least_squares": least_squares, "entropy": entropy}
 ACTIVATIONS: dict[str, Callable[[UniformConfig], Quantiser]] = {
@@ -31,10 +31,20 @@ ACTIVATIONS: dict[str, Callable[[UniformConfig], Quantiser]] = {
     "pact": PactQuantiser,
     "lsq": partial(LsqQuantiser, starts_at_range=True),
 }
+LEARNT: dict[str, Callable[..., dict[str, Any]] | None] = {"qat": None, "pact": clip_group, "lsq": step_group}
+"""What gives the optimiser's group of what a method learns beside weights."""
+
+ROUNDINGS = ("nearest", "adaptive")
 OUTPUTS = ("logits", "cam", "embedding")
 
-CORRECTED_ON = 32
-"""Frames of the calibration set on which biases are corrected: one pass over them a layer."""
+SPARED = ("choice", "layers", "sqnr_db", "divergence")
+"""Columns of what `spare` reports."""
+
+CORRECTED_ON, ROUNDED_ON = 32, 256
+"""Frames on which biases are corrected, and on which roundings are chosen."""
+
+RANKED_ON = 16
+"""Frames on which layers are ranked: each is quantised alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +57,28 @@ class Quantising:
         ``ptq``: after training alone. ``qat``: then trained with its ranges frozen (Datres et al. 2023).
         ``pact``: activations' clips are learnt. ``lsq``: all steps are learnt.
     rule
-        Chooses ranges from the calibration frames.
+        Chooses ranges from the calibration frames; those that `lsq` starts from are always of least squares.
+    rounding
+        Of weights: to the ``nearest``, or ``adaptive``, as a layer's output asks for (AdaRound).
+    iterations
+        Of adaptive rounding, a layer.
+    equalises
+        Whether channels are first rescaled between layers (Nagel et al. 2019). Where a ReLU6 then ends at
+        another value a channel, the twin is simulated only.
     corrects_bias
         Whether each channel's mean is brought back to the float network's.
     keep_float
         Layers that stay in float.
+    budget
+        Nats of divergence from the float network (`models.training.sensitivity`) to which further layers are
+        kept in float, those that bear rounding least; none are where it is None.
     frames, draw
         Training frames that calibrate, and which set of them.
     epochs, rate, learnt_rate
         Of the training after calibration; of the weights, and of clips or steps.
+    trained_from
+        First stage of the trunk that this training changes; those before stay as calibrated, and are run in
+        integers.
     penalty
         Of PACT, on the squares of its clips.
     """
@@ -64,19 +87,25 @@ class Quantising:
     weight_bits: int = 8
     activation_bits: int = 8
     rule: str = "min_max"
+    rounding: str = "nearest"
+    iterations: int = 1000
+    equalises: bool = False
     corrects_bias: bool = False
     keep_float: tuple[str, ...] = ("head",)
+    budget: float | None = None
     frames: int = 128
     draw: int = 0
     epochs: int = 2
     rate: float = 2e-5
     learnt_rate: float = 1e-4
+    trained_from: int = 0
     penalty: float = 2e-4
 
     def __post_init__(self) -> None:
         """Check the words."""
-        for name, found, known in (("method", self.method, ACTIVATIONS), ("rule", self.rule, RULES)):
-            if found not in known:
+        words = (("method", ACTIVATIONS), ("rule", RULES), ("rounding", ROUNDINGS))
+        for name, known in words:
+            if (found := getattr(self, name)) not in known:
                 raise ModelError(f"{name}: one of {', '.join(known)} was expected, {found!r} was found")
 
 
@@ -95,38 +124,91 @@ def quantise(
     views, labels
         ``(N, side, side, 3)`` uint8 and ``(N,)``: frames the network has learnt from.
     """
-    rule, make = RULES[how.rule], ACTIVATIONS[how.method]
+    if how.budget is not None:
+        how, _ = spare(network, views, how)
+    exact = fold(network)
+    if how.equalises:
+        equalise_all(exact)
+    twin = _calibrated(exact, views, how)
+    drawn = _drawn(views, how)
+    if how.corrects_bias or how.rounding == "adaptive":
+        names = [name for name in layer_names(twin) if how.corrects_bias and name not in how.keep_float]
+        means = channel_means(exact, _batches(views[drawn[:CORRECTED_ON]]), names)
+        iterations = how.iterations if how.rounding == "adaptive" else 0
+        shown = normalise(views[drawn[: ROUNDED_ON if iterations else CORRECTED_ON]])
+        Repair(twin, exact, means=means, iterations=iterations, seed=seed).run(shown)
+    if how.method != "ptq":
+        group = LEARNT[how.method]
+        train_twin(
+            twin, views, labels, learnt=partial(group, rate=how.learnt_rate) if group else None,
+            schedule=Schedule(how.epochs, seed=seed, largest_gradient=1.0), rate=how.rate,
+            penalty=how.penalty if how.method == "pact" else 0.0, trained_from=how.trained_from,
+        )  # fmt: skip
+    twin.eval()
+    return twin
+
+
+def spare(
+    network: Network, views: NDArray[np.uint8], how: Quantising
+) -> tuple[Quantising, list[tuple[str, str, float, float]]]:
+    """Return `how` with the layers that `how.budget` keeps in float, and rows of `SPARED`.
+
+    The rows: all in integers but what `how.keep_float` names, the paper's choice beside it, and the layers
+    chosen; each with what it does to the logits of frames that calibrate.
+    """
+    names, shown = layer_names(network), _drawn(views, how)
+    batches, few = list(_batches(views[shown[:CORRECTED_ON]])), views[shown[:RANKED_ON]]
+
+    def make(kept: Collection[str], *, by: NDArray[np.uint8] = few) -> nn.Module:
+        return _calibrated(network, by, replace(how, keep_float=tuple(kept), frames=len(by)))
+
+    ranking = rank_layers(network, make, batches=batches[: RANKED_ON // READ], keep_float=how.keep_float)
+    whole = partial(make, by=views[shown])
+    chosen, _ = choose_float(network, whole, batches=batches, ranking=ranking, budget=how.budget or 0.0)
+    expected = read(network, batches)
+    choices = {
+        "integers": how.keep_float,
+        "paper": tuple(name for name in names if name in {*paper_choice(network), *how.keep_float}),
+        "sensitive": tuple(name for name in names if name in chosen),
+    }
+    rows = []
+    for choice, kept in choices.items():
+        done = damage(read(whole(kept), batches), expected)
+        rows.append((choice, " ".join(kept), round(done.sqnr_db, 2), float(f"{done.divergence:.4g}")))
+    return replace(how, keep_float=choices["sensitive"], budget=None), rows
+
+
+def _drawn(views: NDArray[np.uint8], how: Quantising) -> NDArray[np.int64]:
+    """Return the places of all views, those that calibrate first."""
+    return np.random.default_rng((0, how.draw)).permutation(len(views))
+
+
+def _calibrated(network: nn.Module, views: NDArray[np.uint8], how: Quantising) -> fx.GraphModule:
+    learnt = how.method == "lsq"
+    rule, make = least_squares if learnt else RULES[how.rule], ACTIVATIONS[how.method]
     weights = UniformConfig(bits=how.weight_bits, symmetric=True, axis=0, rule=rule)
     tensors = UniformConfig(bits=how.activation_bits, rule=rule)
-    weight = ACTIVATIONS["lsq"] if how.method == "lsq" else UniformQuantiser
+    weight = make if learnt else UniformQuantiser
     twin = build_twin(
         network, weight=partial(weight, weights), activation=partial(make, tensors), keep_float=how.keep_float
     )
-    drawn = np.random.default_rng((0, how.draw)).permutation(len(views))[: how.frames]
-    calibrate(twin, _batches(views[drawn]))
-    if how.corrects_bias:
-        _correct_biases(twin, network, views[drawn[:CORRECTED_ON]], how)
-    if how.method != "ptq":
-        _train(twin, views, labels, how, seed=seed)
-    twin.eval()
+    calibrate(twin, _batches(views[_drawn(views, how)[: how.frames]]))
     return twin
 
 
 def read_int8(model: onnx.ModelProto, views: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     """Return what an exported graph gives for ``(N, side, side, 3)`` views, but for its maps; one thread."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_int8(model)
     names = [each.name for each in session.get_outputs() if each.name != "cam"]
     given = session.get_inputs()[0].name
     found = [session.run(names, {given: views[at : at + READ]}) for at in range(0, len(views), READ)]
     return {name: np.concatenate(parts) for name, parts in zip(names, zip(*found, strict=True), strict=True)}
 
 
-def read_twin(twin: nn.Module, views: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the ``(N, classes)`` logits of a twin or a network."""
-    with torch.inference_mode():
-        return np.concatenate([twin(batch)[0].numpy() for batch in _batches(views)])
+def read_twin(twin: fx.GraphModule, views: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the ``(N, classes)`` logits of a twin, as integers of its widths give them."""
+    kernels = Kernels(twin)
+    return np.concatenate([kernels.run(batch)[0].numpy() for batch in _batches(views)])
 
 
 def margin(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -136,56 +218,3 @@ def margin(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def _batches(views: NDArray[np.uint8]) -> Iterator[Tensor]:
     return (normalise(views[at : at + READ]) for at in range(0, len(views), READ))
-
-
-def _train(
-    twin: fx.GraphModule, views: NDArray[np.uint8], labels: NDArray[np.int64], how: Quantising, *, seed: int
-) -> None:
-    """Train the weights straight through, and with them the clips or steps."""
-    groups = {
-        "qat": [],
-        "pact": [clip_group(twin, rate=how.learnt_rate)],
-        "lsq": [step_group(twin, rate=how.learnt_rate)],
-    }
-    learnt = {id(each) for group in groups[how.method] for each in group["params"]}
-    rest = [each for each in twin.parameters() if id(each) not in learnt]
-    optimiser = torch.optim.Adam([{"params": rest, "lr": how.rate}, *groups[how.method]])
-
-    def load(epoch: int) -> Iterator[Batch]:
-        generator = np.random.default_rng((seed, epoch))
-        order = generator.permutation(len(views))
-        for at in range(0, len(order), READ):
-            rows = order[at : at + READ]
-            shown = normalise(np.stack([augment(view, generator) for view in views[rows]]))
-            yield Batch(shown, torch.from_numpy(labels[rows]))
-
-    def objective(model: nn.Module, batch: Batch) -> Tensor:
-        loss = functional.cross_entropy(model(batch.inputs)[0], batch.targets)
-        return loss + clip_penalty(model, strength=how.penalty) if how.method == "pact" else loss
-
-    schedule = Schedule(how.epochs, seed=seed, largest_gradient=1.0)
-    fit(twin, load, objective=objective, optimiser=optimiser, schedule=schedule)
-
-
-def _correct_biases(
-    twin: fx.GraphModule, network: Network, views: NDArray[np.uint8], how: Quantising
-) -> None:
-    """Correct each layer's bias in the order they run, on what the layers before it, corrected, make."""
-    exact = build_twin(network, weight=Quantiser, activation=nn.Identity, keep_float=layer_names(network))
-    for name in layer_names(twin):
-        layer = twin.get_submodule(name)
-        if is_quantised(layer) and layer.bias is not None and name not in how.keep_float:
-            inputs = _passing(twin, layer, views)[0]
-            targets = _passing(exact, exact.get_submodule(name), views)[1]
-            correct_bias(layer, inputs, targets=targets)
-
-
-def _passing(model: nn.Module, layer: nn.Module, views: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
-    """Return what a layer takes and gives."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    handle = layer.register_forward_hook(lambda _, given, made: seen.append((given[0], made)))
-    with torch.no_grad():
-        for batch in _batches(views):
-            model(batch)
-    handle.remove()
-    return torch.cat([given for given, _ in seen]), torch.cat([made for _, made in seen])

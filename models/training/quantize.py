@@ -1,5 +1,6 @@
 """``python -m models quantize``: every network of a run as the 8-bit graph that ONNX Runtime executes."""
 
+import csv
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,11 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import track
 
+from models.run_folder import write_table
 from models.training.export import export_twin
 from models.training.learner import keep_freed_memory
 from models.training.network import Network
-from models.training.quantising import OUTPUTS, Quantising, margin, quantise, read_int8
+from models.training.quantising import OUTPUTS, SPARED, Quantising, margin, quantise, read_int8, spare
 from models.training.run import (
     Fit,
     Frames,
@@ -50,18 +52,37 @@ def quantize(
         file = run / "models" / f"{each.name}.onnx"
         if not file.exists():
             trained = load_network(network, file.with_suffix(".pt"))
-            model = to_int8(trained, frames, each.learns(frames.folds), how, seed=each.seed)
+            report = file.with_suffix(".sensitivity.csv")
+            model = to_int8(trained, frames, each.learns(frames.folds), how, seed=each.seed, report=report)
             partial = file.with_suffix(".part")
             onnx.save(model, partial)
             partial.replace(file)
         scored = read_int8(onnx.load(file), frames.views[each.scores(frames.folds)])
         found.append((each, margin(scored["logits"])))
     write_margins(run / "int8.csv", frames, found)
+    if how.budget is not None:
+        reports = {each.name: run / "models" / f"{each.name}.sensitivity.csv" for each, _ in found}
+        lines = {name: file.read_text(encoding="utf-8").splitlines()[1:] for name, file in reports.items()}
+        rows = [(name, *row) for name, of_one in lines.items() for row in csv.reader(of_one)]
+        write_table(run / "sensitivity.csv", ("network", *SPARED), rows)
 
 
 def to_int8(
-    trained: Network, frames: Frames, learns: NDArray[np.bool_], how: Quantising, *, seed: int
+    trained: Network,
+    frames: Frames,
+    learns: NDArray[np.bool_],
+    how: Quantising,
+    *,
+    seed: int,
+    report: Path | None = None,
 ) -> onnx.ModelProto:
-    """Return the graph of a network's twin, made on the frames that `learns` says."""
+    """Return the graph of a network's twin, made on the frames that `learns` says.
+
+    Where layers are kept in float within a budget, `report` tells which, beside the paper's choice.
+    """
+    if how.budget is not None:
+        how, rows = spare(trained, frames.views[learns], how)
+        if report:
+            write_table(report, SPARED, rows)
     twin = quantise(trained, frames.views[learns], frames.labels[learns], how, seed=seed)
     return export_twin(twin, rows=VIEW_SIDE, columns=VIEW_SIDE, outputs=OUTPUTS)

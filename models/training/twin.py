@@ -17,13 +17,17 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.errors import ModelError
+from models.training.ptq import ChannelClip
 from models.training.quantisers.affine import Quantiser
 
 INPUT_SCALE, INPUT_ZERO_POINT = 1 / 128, 128
 """A network here takes (pixel - 128) / 128."""
 
+SIX = 6.0
+"""Where ReLU6 ends."""
+
 LAYERS = (nn.Conv2d, nn.Linear)
-RECTIFIERS = (nn.ReLU, nn.ReLU6)
+RECTIFIERS = (nn.ReLU, nn.ReLU6, ChannelClip)
 MOVERS = (nn.MaxPool2d, nn.ZeroPad2d, nn.Flatten, nn.Identity, nn.Dropout, *RECTIFIERS)
 FLATTENING = (torch.flatten, "flatten", "view")
 ADDITIONS = (operator.add, torch.add)
@@ -62,8 +66,7 @@ def build_twin(
     TwinError
         A name in `keep_float` is no layer, or batch norm does not follow a convolution.
     """
-    twin = fx.symbolic_trace(copy.deepcopy(model).eval())
-    _fold(twin)
+    twin = fold(model)
     twin.add_submodule(ACTIVATIONS, nn.Module())
     names = layer_names(twin)
     if unknown := set(keep_float) - set(names):
@@ -79,6 +82,39 @@ def build_twin(
     for name in names:
         if name not in keep_float:
             parametrize.register_parametrization(twin.get_submodule(name), "weight", weight(), unsafe=True)
+    twin.recompile()
+    return twin
+
+
+def fold(model: nn.Module) -> fx.GraphModule:
+    """Return a copy of a float network, traced, each batch norm folded into the convolution before it.
+
+    Raises
+    ------
+    TwinError
+        Batch norm does not follow a convolution.
+    """
+    twin = fx.symbolic_trace(copy.deepcopy(model).eval())
+    for module in twin.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # what is written over cannot be rounded for one reader alone
+    for node in list(twin.graph.nodes):
+        if node.target is operator.iadd:
+            node.target = operator.add
+        norm = module_of(twin, node)
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        convolution = module_of(twin, before)
+        if not isinstance(convolution, nn.Conv2d) or len(before.users) > 1:
+            raise TwinError(
+                f"{node.target}: a convolution and nothing else was expected before batch norm, "
+                f"{before.target} was found; fold it yourself"
+            )
+        twin.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
+        node.replace_all_uses_with(before)
+        twin.graph.erase_node(node)
+    twin.delete_all_unused_submodules()
     twin.recompile()
     return twin
 
@@ -143,29 +179,6 @@ def module_of(model: nn.Module, node: fx.Node) -> nn.Module | None:
 def moves(twin: fx.GraphModule, node: fx.Node) -> bool:
     """Say whether a node gives back what it takes, in another place or not at all."""
     return isinstance(module_of(twin, node), MOVERS) or node.target in FLATTENING
-
-
-def _fold(twin: fx.GraphModule) -> None:
-    for module in twin.modules():
-        if hasattr(module, "inplace"):
-            module.inplace = False  # what is written over cannot be rounded for one reader alone
-    for node in list(twin.graph.nodes):
-        if node.target is operator.iadd:
-            node.target = operator.add
-        norm = module_of(twin, node)
-        if not isinstance(norm, nn.BatchNorm2d):
-            continue
-        before = node.args[0]
-        convolution = module_of(twin, before)
-        if not isinstance(convolution, nn.Conv2d) or len(before.users) > 1:
-            raise TwinError(
-                f"{node.target}: a convolution and nothing else was expected before batch norm, "
-                f"{before.target} was found; fold it yourself"
-            )
-        twin.set_submodule(before.target, fuse_conv_bn_eval(convolution, norm))
-        node.replace_all_uses_with(before)
-        twin.graph.erase_node(node)
-    twin.delete_all_unused_submodules()
 
 
 def _rounded(twin: fx.GraphModule, keep_float: Collection[str]) -> list[fx.Node]:

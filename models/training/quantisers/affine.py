@@ -7,6 +7,7 @@ the affine scheme the better one for weights, weights here are symmetric, Z = 0,
 """
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +68,9 @@ def lend_gradient(value: Tensor, source: Tensor) -> Tensor:
     return value.detach() + (source - source.detach())
 
 
-class Quantiser(nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """What stands for the quantisation of one tensor: it watches values, is frozen, then rounds.
+@runtime_checkable
+class Quantiser(Protocol):
+    """A module that stands for the quantisation of one tensor: it watches values, is frozen, then rounds.
 
     Attributes
     ----------
@@ -76,33 +78,22 @@ class Quantiser(nn.Module):  # type: ignore[misc]  # torch is untyped here
         Whether a call only watches and hands its input on.
     """
 
-    observing = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return `x` quantised or, while observing, as it is."""
-        if self.observing:
-            self.observe(x)
-            return x
-        return self.quantise(x)
+    observing: bool
 
     def observe(self, x: Tensor) -> None:
         """Take more values into account."""
-        raise NotImplementedError
 
     def freeze(self) -> None:
         """Choose the grid from what was observed, and forget that."""
-        raise NotImplementedError
 
     def quantise(self, x: Tensor) -> Tensor:
         """Return `x` on the grid, with the gradient that training is to see."""
-        raise NotImplementedError
 
     def pack(self) -> Packed:
         """Return the grid."""
-        raise NotImplementedError
 
     def end_of_epoch(self, number: int) -> None:
-        """Be told that epoch `number`, from 0, is over."""
+        """Be told that epoch `number`, from 0, of a training is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +150,10 @@ class UniformConfig:
         return Packed(scale, zero_point.to(torch.int32), self.low, self.high, axis)
 
 
-class UniformQuantiser(Quantiser):
-    """A grid fixed once it is frozen; it belongs to the state."""
+class UniformQuantiser(nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """A grid fixed once it is frozen; it belongs to the state. A `Quantiser`."""
+
+    observing = False
 
     def __init__(self, config: UniformConfig) -> None:
         super().__init__()
@@ -168,6 +161,13 @@ class UniformQuantiser(Quantiser):
         self.seen = Statistics(config.axis)
         self.register_buffer("scale", None)
         self.register_buffer("zero_point", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` quantised or, while observing, as it is."""
+        if self.observing:
+            self.observe(x)
+            return x
+        return self.quantise(x)
 
     def observe(self, x: Tensor) -> None:
         """Take more values into account."""
@@ -219,6 +219,9 @@ class UniformQuantiser(Quantiser):
             raise QuantiserError("quantiser: a frozen one was expected, this one is not; call freeze first")
         config = self.config
         return Packed(self._present_scale(), self.zero_point, config.low, config.high, config.axis)
+
+    def end_of_epoch(self, number: int) -> None:
+        """Learn nothing from it."""
 
     def _present_scale(self) -> Tensor:
         return self.scale
