@@ -2,13 +2,22 @@
 
 import difflib
 import os
+import re
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariableError
 
@@ -19,20 +28,12 @@ RESERVED = frozenset({"ENDONODE_CONFIG", "ENDONODE_DATA"})
 """Not settings: the default of ``--config``, and where the tests find real frames."""
 
 A_YEAR_S = 31_536_000
-
-AE_TITLE_LENGTH = 16
-"""PS3.5 6.2: an AE title has at most 16 characters."""
+Seconds = Annotated[float, Field(gt=0, le=A_YEAR_S)]
 
 
 def _ae_title(value: str) -> str:
     title = value.strip()
-    if (
-        not title
-        or len(title) > AE_TITLE_LENGTH
-        or not title.isascii()
-        or "\\" in title
-        or not title.isprintable()
-    ):
+    if not re.fullmatch(r"[ -\[\]-~]{1,16}", title):  # PS3.5 6.2
         raise ValueError(f"an AE title has 1-16 ASCII characters and no backslash; {value!r} was found")
     return title
 
@@ -55,15 +56,22 @@ def _time_zone(name: str) -> str:
         ) from None
 
 
-class Peer(BaseModel):
-    """One remote AE: who may send to us, and who gets our results."""
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+
+
+class Table(BaseModel):
+    """A table of the settings file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    ae_title: str = Field(description="AE title of the peer, 1-16 characters.")
+
+class Peer(Table):
+    """One remote AE: who may send to us, and who gets our results."""
+
+    ae_title: AeTitle = Field(description="AE title of the peer, 1-16 characters.")
     host: str = Field(description="Host name or address that we call.")
     port: int = Field(ge=1, le=65535, description="TCP port that we call.")
-    addresses: tuple[str, ...] = Field(
+    addresses: Annotated[tuple[str, ...], AfterValidator(_addresses)] = Field(
         default=("127.0.0.1",), description="Addresses or networks (CIDR) from which this peer may call us."
     )
     may_send: bool = Field(default=True, description="Whether the peer may store objects here.")
@@ -78,14 +86,9 @@ class Peer(BaseModel):
         default="", max_length=64, description="Issuer of Patient ID for this peer's images that carry none."
     )
 
-    _check_ae_title = field_validator("ae_title")(_ae_title)
-    _check_addresses = field_validator("addresses")(_addresses)
 
-
-class EndoscopyRule(BaseModel):
+class EndoscopyRule(Table):
     """What is read as endoscopy: by class alone, or by class and modality together."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sop_classes: tuple[str, ...] = Field(
         default=("1.2.840.10008.5.1.4.1.1.77.1.1", "1.2.840.10008.5.1.4.1.1.77.1.1.1"),
@@ -93,23 +96,17 @@ class EndoscopyRule(BaseModel):
     )
     sop_classes_by_modality: tuple[str, ...] = Field(
         default=(
-            "1.2.840.10008.5.1.4.1.1.77.1.4",
-            "1.2.840.10008.5.1.4.1.1.77.1.4.1",
-            "1.2.840.10008.5.1.4.1.1.7",
-            "1.2.840.10008.5.1.4.1.1.7.1",
-            "1.2.840.10008.5.1.4.1.1.7.2",
-            "1.2.840.10008.5.1.4.1.1.7.3",
-            "1.2.840.10008.5.1.4.1.1.7.4",
+            "1.2.840.10008.5.1.4.1.1.77.1.4", "1.2.840.10008.5.1.4.1.1.77.1.4.1",
+            "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.1", "1.2.840.10008.5.1.4.1.1.7.2",
+            "1.2.840.10008.5.1.4.1.1.7.3", "1.2.840.10008.5.1.4.1.1.7.4",
         ),
         description="SOP classes that are endoscopy where Modality is one of `modalities`.",
-    )
+    )  # fmt: skip
     modalities: tuple[str, ...] = Field(default=("ES",), description="Modality values that mean endoscopy.")
 
 
-class LowerGiRule(BaseModel):
+class LowerGiRule(Table):
     """What says that an exam is not of the lower gastrointestinal tract; silence is not a no."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     body_parts: tuple[str, ...] = Field(
         default=(
@@ -172,7 +169,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, env_prefix=ENV_PREFIX)
 
-    ae_title: str = Field(default="ENDONODE", description="Our AE title, 1-16 characters.")
+    ae_title: AeTitle = Field(default="ENDONODE", description="Our AE title, 1-16 characters.")
     port: int = Field(default=11112, ge=1, le=65535, description="TCP port of our storage SCP.")
     bind: str = Field(default="127.0.0.1", description="Address that the storage SCP listens on.")
     storage_dir: Path = Field(
@@ -192,29 +189,18 @@ class Settings(BaseSettings):
         "empty: the default.",
     )
     peers: tuple[Peer, ...] = Field(default=(), description="The remote AEs we know; all others are refused.")
-    quiet_time_s: float = Field(
-        default=30,
-        gt=0,
-        le=A_YEAR_S,
-        description="Seconds without a new image after which an exam is closed.",
+    quiet_time_s: Seconds = Field(
+        default=30, description="Seconds without a new image after which an exam is closed."
     )
-    late_quiet_time_s: float = Field(
-        default=300,
-        gt=0,
-        le=A_YEAR_S,
-        description="The same, in seconds, for a revision that a late image opened.",
+    late_quiet_time_s: Seconds = Field(
+        default=300, description="The same, in seconds, for a revision that a late image opened."
     )
     max_wait_s: float = Field(
-        default=900,
-        ge=0,
-        le=A_YEAR_S,
+        default=900, ge=0, le=A_YEAR_S,
         description="Seconds that an exam known to be incomplete waits for the rest.",
-    )
-    query_timeout_s: float = Field(
-        default=30,
-        gt=0,
-        le=A_YEAR_S,
-        description="Seconds within which a peer must answer a completeness query.",
+    )  # fmt: skip
+    query_timeout_s: Seconds = Field(
+        default=30, description="Seconds within which a peer must answer a completeness query."
     )
     min_free_bytes: int = Field(
         default=2_000_000_000, ge=0, description="Free bytes of the storage file system below which 0xA700."
@@ -222,18 +208,20 @@ class Settings(BaseSettings):
     keep_days: int = Field(
         default=0, ge=0, description="Days after which pixels of delivered exams are purged; 0: never."
     )
-    timezone: str = Field(default="", description="IANA time zone of the site; empty: none is stated.")
+    timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
+        default="", description="IANA time zone of the site; empty: none is stated."
+    )
     http_port: int = Field(
         default=0, ge=0, le=65535, description="TCP port of the page; 0: no page (accepted, not yet used)."
     )
     max_associations: int = Field(
         default=50, ge=1, description="Associations served at once; the next is rejected."
     )
-    network_timeout_s: float = Field(
-        default=60, gt=0, le=A_YEAR_S, description="Seconds an association may idle between messages."
+    network_timeout_s: Seconds = Field(
+        default=60, description="Seconds an association may idle between messages."
     )
-    pdu_timeout_s: float = Field(
-        default=30, gt=0, le=A_YEAR_S, description="Seconds within which a begun PDU must be complete."
+    pdu_timeout_s: Seconds = Field(
+        default=30, description="Seconds within which a begun PDU must be complete."
     )
     max_inflated_bytes: int = Field(
         default=2_000_000_000, gt=0, description="Bytes to which a deflated dataset may expand."
@@ -247,11 +235,8 @@ class Settings(BaseSettings):
     worker_threads: int = Field(
         default=0, ge=0, description="Threads that decode, clean and read; 0: one a core."
     )
-    delivery_deadline_s: float = Field(
-        default=604_800,
-        gt=0,
-        le=A_YEAR_S,
-        description="Seconds after which an undelivered result is a dead letter.",
+    delivery_deadline_s: Seconds = Field(
+        default=604_800, description="Seconds after which an undelivered result is a dead letter."
     )
     fallback_days: int = Field(
         default=30, ge=1, description="Days for which a peer's refusal of multi-frame results is remembered."
@@ -264,9 +249,6 @@ class Settings(BaseSettings):
     )
     endoscopy: EndoscopyRule = Field(default=EndoscopyRule(), description="What is read as endoscopy.")
     lower_gi: LowerGiRule = Field(default=LowerGiRule(), description="What is known not to be lower GI.")
-
-    _check_ae_title = field_validator("ae_title")(_ae_title)
-    _check_timezone = field_validator("timezone")(_time_zone)
 
     @field_validator("model_dir", "recipe", mode="before")
     @classmethod
@@ -284,14 +266,13 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic passes all five by name
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **_others: Any,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Environment over file; no dotenv, no secrets folder."""
-        del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
 
     def peer(self, ae_title: str) -> Peer | None:
