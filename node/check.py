@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from db.schema import schema_state
 from models.errors import PackageError
 from models.package import load_package
 from node.errors import NodeError
-from node.settings import Settings
+from node.settings import Peer, Settings
 from pipeline.clean.recipe import load_recipe
 from pipeline.errors import PipelineError
 
@@ -41,7 +42,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield _check_disk(settings)
     if not settings.peers:
         yield Finding("peers", is_ok=False, text="none is named: nobody may send; add [[peers]]")
-    yield from _check_peers(settings)
+    for peer in settings.peers:
+        yield _check_peer(peer, settings)
 
 
 def _check_schema(settings: Settings) -> Finding:
@@ -53,10 +55,8 @@ def _check_schema(settings: Settings) -> Finding:
         database = open_database(settings.database_url)
     except DatabaseError as error:
         return Finding("database", is_ok=False, text=str(error))
-    try:
+    with closing(database):
         state = schema_state(database)
-    finally:
-        database.close()
     return Finding("database", is_ok=state in {"empty", "current"}, text=SCHEMA_ADVICE[state])
 
 
@@ -80,14 +80,12 @@ def _check_disk(settings: Settings) -> Finding:
     return Finding("disk", is_ok=free > settings.min_free_bytes, text=text)
 
 
-def _check_peers(settings: Settings) -> Iterator[Finding]:
+def _check_peer(peer: Peer, settings: Settings) -> Finding:
     from node.dicom.scu import echo
 
-    for peer in settings.peers:
-        where = f"{peer.ae_title} at {peer.host}:{peer.port}"
-        try:
-            echo(peer, settings)
-        except NodeError as error:
-            yield Finding("peer", is_ok=False, text=str(error))
-        else:
-            yield Finding("peer", is_ok=True, text=f"{where}: answered C-ECHO")
+    try:
+        echo(peer, settings)
+    except NodeError as error:
+        return Finding("peer", is_ok=False, text=str(error))
+    text = f"{peer.ae_title} at {peer.host}:{peer.port}: answered C-ECHO"
+    return Finding("peer", is_ok=True, text=text)

@@ -51,24 +51,19 @@ def compare(holdings: Holdings, held: Held, rule: EndoscopyRule) -> Completeness
     took from us too, so everything that arrived is counted against it.
     """
     if holdings.instances is None:
-        theirs = (holdings.count or 0) - len(held.delivered - held.arrived)
-        if theirs <= 0:
-            return Completeness("unknown", "no_match")
-        missing = max(0, theirs - len(held.arrived))
-        verdict = "incomplete" if missing else "complete"
-        return Completeness(verdict, "count", expected=theirs, missing=missing)
-    expected = {
-        uid
-        for uid, stored in holdings.instances.items()
-        if is_endoscopy(stored.sop_class_uid, stored.modality, rule)
-        or (not stored.sop_class_uid and stored.modality in rule.modalities)  # some peers tell no class
-    }
-    expected -= held.emitted | held.unread
-    if not expected:
+        reason, expected = "count", (holdings.count or 0) - len(held.delivered - held.arrived)
+        missing = max(0, expected - len(held.arrived))
+    else:
+        theirs = {
+            uid
+            for uid, stored in holdings.instances.items()
+            if is_endoscopy(stored.sop_class_uid, stored.modality, rule)
+            or (not stored.sop_class_uid and stored.modality in rule.modalities)  # some peers tell no class
+        } - held.emitted - held.unread  # fmt: skip
+        reason, expected, missing = "set", len(theirs), len(theirs - held.arrived)
+    if expected <= 0:
         return Completeness("unknown", "no_match")
-    missing = len(expected - held.arrived)
-    verdict = "incomplete" if missing else "complete"
-    return Completeness(verdict, "set", expected=len(expected), missing=missing)
+    return Completeness("incomplete" if missing else "complete", reason, expected=expected, missing=missing)
 
 
 def ask(node: Node, exam: ExamRow) -> Completeness:

@@ -4,14 +4,20 @@ import importlib
 import json
 import sys
 import traceback
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
 from node.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from node.house import Node
+
+AsJson = Annotated[bool, typer.Option("--json", help="A JSON array, one object each.")]
+Instance = Annotated[int, typer.Argument(metavar="N", help="Number that `quarantine list` shows.")]
 Config = Annotated[
     Path | None,
     typer.Option("--config", envvar="ENDONODE_CONFIG", help="TOML file of settings.", show_default=False),
@@ -48,7 +54,6 @@ def endonode(
     ] = False,
 ) -> None:
     """Do what stands before every command: nothing."""
-    del version
 
 
 @app.command()
@@ -78,9 +83,7 @@ def work(config: Config = None) -> None:
 @app.command()
 def send(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders of them.")],
-    to: Annotated[
-        str, typer.Option("--to", metavar="AE", help="AE title of a peer; without it, this node.")
-    ] = "",
+    to: Annotated[str, typer.Option(metavar="AE", help="AE title of a peer; without it, this node.")] = "",
     config: Config = None,
 ) -> None:
     """Send DICOM files to this node, or to a peer."""
@@ -90,34 +93,27 @@ def send(
 
 
 @exams_app.callback()
-def exams(
-    context: typer.Context,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one object an exam.")] = False,
-    config: Config = None,
-) -> None:
+def exams(context: typer.Context, *, as_json: AsJson = False, config: Config = None) -> None:
     """Show every exam, or move a study to another patient."""
     if context.invoked_subcommand is not None:
         return
     from node.cli.tables import print_exams
     from node.listing import list_exams
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         _print_json(list_exams(node)) if as_json else print_exams(list_exams(node))
 
 
 @exams_app.command()
 def move(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="Study Instance UID.")],
-    to: Annotated[str, typer.Option("--to", metavar="PATIENT", help="The right Patient ID.")],
+    to: Annotated[str, typer.Option(metavar="PATIENT", help="The right Patient ID.")],
     config: Config = None,
 ) -> None:
     """Move a study to another Patient ID after a correction; it is read anew."""
     from node.quarantine import move_study
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         for exam_id in move_study(node, study, to):
             typer.echo(f"exam {exam_id}: will be read under the new Patient ID")
 
@@ -128,37 +124,27 @@ def retry(
 ) -> None:
     """Take a failed exam up again where it failed."""
     from node.retry import retry_exam
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         typer.echo(f"exam {exam}: taken up again at {retry_exam(node, exam)}")
 
 
 @quarantine_app.command("list")
-def quarantine_list(
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="A JSON array, one object each.")] = False,
-    config: Config = None,
-) -> None:
+def quarantine_list(*, as_json: AsJson = False, config: Config = None) -> None:
     """Show each quarantined object and why it is there."""
     from node.cli.tables import print_quarantined
     from node.quarantine import list_quarantined
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         _print_json(list_quarantined(node)) if as_json else print_quarantined(list_quarantined(node))
 
 
 @quarantine_app.command("accept")
-def quarantine_accept(
-    instance: Annotated[int, typer.Argument(metavar="N", help="Number that `quarantine list` shows.")],
-    config: Config = None,
-) -> None:
+def quarantine_accept(instance: Instance, config: Config = None) -> None:
     """Put an object in force; what it contradicts goes into quarantine instead."""
     from node.quarantine import accept
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         exam = accept(node, instance)
         typer.echo(
             f"instance {instance}: accepted; {f'exam {exam} will be read' if exam else 'it is not read'}"
@@ -166,15 +152,11 @@ def quarantine_accept(
 
 
 @quarantine_app.command("discard")
-def quarantine_discard(
-    instance: Annotated[int, typer.Argument(metavar="N", help="Number that `quarantine list` shows.")],
-    config: Config = None,
-) -> None:
+def quarantine_discard(instance: Instance, config: Config = None) -> None:
     """Set an object aside for good."""
     from node.quarantine import discard
-    from node.serving import open_node
 
-    with open_node(_settings(config)) as node:
+    with _node(config) as node:
         discard(node, instance)
         typer.echo(f"instance {instance}: discarded")
 
@@ -185,11 +167,8 @@ def migrate(config: Config = None) -> None:
     from db.engine import open_database
     from db.schema import migrate as run
 
-    database = open_database(_settings(config).database_url)
-    try:
+    with closing(open_database(_settings(config).database_url)) as database:
         run(database)
-    finally:
-        database.close()
     typer.echo("the database is at this version")
 
 
@@ -208,13 +187,9 @@ def check(config: Config = None) -> None:
 def demo(
     frames: Annotated[
         Path | None,
-        typer.Option(
-            "--frames", metavar="DIR", help="Read the images of a folder; without it, painted ones."
-        ),
+        typer.Option(metavar="DIR", help="Read the images of a folder; without it, painted ones."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything is left.")] = Path(
-        "demo-out"
-    ),
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where everything is left.")] = Path("demo-out"),
 ) -> None:
     """Send a study through a node of its own, on loopback."""
     from node.demo.run import run_demo
@@ -247,6 +222,12 @@ def _settings(config: Path | None) -> Settings:
     return load_settings(config)
 
 
+def _node(config: Path | None) -> "AbstractContextManager[Node]":
+    from node.serving import open_node
+
+    return open_node(_settings(config))
+
+
 def _claim_package_names() -> None:
     """Load `models` and its sisters from where this file lies: others may stand before them on the path.
 
@@ -272,9 +253,9 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str, *, status: int) -> None:
-    sys.stderr.write(f"endonode: {message}\n")
+    typer.echo(f"endonode: {message}", err=True)
     sys.exit(status)
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:
-    sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    typer.echo(json.dumps(rows, indent=2))
