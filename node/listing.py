@@ -1,10 +1,10 @@
 """Exams as a person or a program asks for them: one object an exam revision."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import Session
 
 from db.tables import (
@@ -22,6 +22,8 @@ from node.house import Node
 
 EXAMS_AT_ONCE = 500
 """Exams whose details are fetched by one query each; keeps SQLite's bound variables within its limit."""
+
+FRAME_SAYS = ("frame_number", "label", "probability", "confidence", "reason", "synthetic_share")
 
 
 def list_exams(node: Node) -> list[dict[str, Any]]:
@@ -41,27 +43,64 @@ def list_exams(node: Node) -> list[dict[str, Any]]:
 
 def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None]]) -> list[dict[str, Any]]:
     ids = [exam.id for exam, _ in exams]
-    frames = _frame_counts(session, ids)
-    predictions = _predictions(session, ids)
-    evidence = _evidence(session, ids)
-    unreadable = _unreadable(session, ids)
-    results = _group(
-        session.execute(
-            select(ResultObjectRow.exam_id, ResultObjectRow.sop_instance_uid, ResultObjectRow.form)
-            .where(ResultObjectRow.exam_id.in_(ids))
-            .order_by(ResultObjectRow.form, ResultObjectRow.item)
-        ).all()
+    kept = (FrameRow.exam_id, FrameRow.kept)
+    frames = _by_first(session, select(*kept, func.count()).where(FrameRow.exam_id.in_(ids)).group_by(*kept))
+    predictions = _by_first(
+        session,
+        select(PredictionRow.exam_id, PredictionRow, ModelPackageRow)
+        .join(ModelPackageRow, PredictionRow.model_digest == ModelPackageRow.digest)
+        .where(PredictionRow.exam_id.in_(ids)),
     )
-    deliveries = _group(
-        session.execute(
-            select(DeliveryRow.exam_id, DeliveryRow)
-            .where(DeliveryRow.exam_id.in_(ids))
-            .order_by(DeliveryRow.id)
-        ).all()
+    evidence = _by_first(
+        session,
+        select(PredictionRow.exam_id, InstanceRow.sop_instance_uid, FrameRow, EvidenceRow)
+        .join(EvidenceRow, EvidenceRow.prediction_id == PredictionRow.id)
+        .join(FrameRow, EvidenceRow.frame_id == FrameRow.id)
+        .join(InstanceRow, FrameRow.instance_id == InstanceRow.id)
+        .where(PredictionRow.exam_id.in_(ids))
+        .order_by(EvidenceRow.position),
     )
-    received = _received(session, [exam for exam, _ in exams])
-    return [
-        {
+    unreadable = _by_first(  # frame 0 stands for a whole object
+        session,
+        select(FrameRow.exam_id, InstanceRow.sop_instance_uid, FrameRow.frame_number, FrameRow.error_text)
+        .join(InstanceRow, FrameRow.instance_id == InstanceRow.id)
+        .where(FrameRow.exam_id.in_(ids), FrameRow.reason == "undecodable")
+        .order_by(FrameRow.id),
+    )
+    results = _by_first(
+        session,
+        select(ResultObjectRow.exam_id, ResultObjectRow.sop_instance_uid, ResultObjectRow.form)
+        .where(ResultObjectRow.exam_id.in_(ids))
+        .order_by(ResultObjectRow.form, ResultObjectRow.item),
+    )
+    deliveries = _by_first(
+        session,
+        select(DeliveryRow.exam_id, DeliveryRow).where(DeliveryRow.exam_id.in_(ids)).order_by(DeliveryRow.id),
+    )
+    accepted = _by_first(
+        session,
+        select(InstanceRow.exam_key, InstanceRow.first_revision).where(
+            InstanceRow.exam_key.in_({exam.exam_key for exam, _ in exams}),
+            InstanceRow.disposition == "accepted",
+        ),
+    )
+    study = InstanceRow.study_instance_uid
+    quarantined = _by_first(
+        session,
+        select(study, func.count())
+        .where(
+            study.in_({exam.study_instance_uid for exam, _ in exams}),
+            InstanceRow.disposition == "quarantined",
+        )
+        .group_by(study),
+    )
+
+    def describe(exam: ExamRow, patient: PatientRow | None) -> dict[str, Any]:
+        counted = dict(frames[exam.id])
+        received = sum(first <= exam.revision for (first,) in accepted[exam.exam_key])
+        sent = [delivery for (delivery,) in deliveries[exam.id]]
+        forms = {delivery.form for delivery in sent} - {None}
+        return {
             "exam_id": exam.id,
             "patient_id": patient.patient_id if patient else "",
             "issuer_of_patient_id": patient.issuer_of_patient_id if patient else "",
@@ -74,11 +113,11 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
             "peer": exam.peer_ae_title,
             "opened_at": exam.opened_at.isoformat(),
             "counts": {
-                "received": received[exam.id][0] if exam.received_count is None else exam.received_count,
+                "received": received if exam.received_count is None else exam.received_count,
                 "expected": exam.expected_count,
-                "kept": frames[exam.id][0],
-                "rejected": frames[exam.id][1],
-                "quarantined": received[exam.id][1],
+                "kept": counted.get(True, 0),
+                "rejected": counted.get(False, 0),
+                "quarantined": sum(count for (count,) in quarantined[exam.study_instance_uid]),
             },
             "completeness": {
                 "verdict": exam.completeness_verdict,
@@ -86,11 +125,18 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
                 "expected": exam.expected_count,
                 "missing": exam.missing_count,
             },
-            **(NOT_READ if exam.state == "failed" else predictions.get(exam.id, NOT_READ)),
+            **_reading([] if exam.state == "failed" else predictions[exam.id]),
             "body_part_stated": exam.body_part_stated,
-            "evidence": evidence[exam.id],
-            "unreadable": unreadable[exam.id],
-            "result_uids": [uid for uid, _form in _sent_form(results[exam.id], deliveries[exam.id])],
+            "evidence": [
+                {"sop_instance_uid": uid, **_values(frame, FRAME_SAYS), **_values(shown, ("voted", "gate"))}
+                for uid, frame, shown in evidence[exam.id]
+            ],
+            "unreadable": [
+                {"sop_instance_uid": uid, "frame_number": number, "text": text}
+                for uid, number, text in unreadable[exam.id]
+            ],
+            # of the forms that were chosen for some peer; of all where none was chosen yet
+            "result_uids": [uid for uid, form in results[exam.id] if not forms or form in forms],
             "deliveries": [
                 {
                     "peer": delivery.peer_ae_title,
@@ -98,137 +144,36 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
                     "attempts": delivery.attempts,
                     "error": delivery.last_error,
                 }
-                for (delivery,) in deliveries[exam.id]
+                for delivery in sent
             ],
             "committed": None,
             "error": {"step": exam.error_step, "text": exam.error_text} if exam.error_step else None,
             "seconds": exam.step_seconds,
         }
-        for exam, patient in exams
-    ]
+
+    return [describe(exam, patient) for exam, patient in exams]
 
 
-NOT_READ: dict[str, Any] = {
-    "reading": None,
-    "unpredicted_reason": None,
-    "probability": None,
-    "t": None,
-    "k": None,
-    "model": None,
-}
-"""What an exam says of its reading until it is read, and where it has failed: a result nobody has is none."""
+def _reading(found: Sequence[tuple[PredictionRow, ModelPackageRow]]) -> dict[str, Any]:
+    """Return what an exam says of its reading: until it is read, and where it has failed, nothing."""
+    prediction, model = found[0] if found else (None, None)
+    return {
+        "reading": prediction and prediction.reading,
+        "unpredicted_reason": prediction and prediction.unpredicted_reason,
+        "probability": prediction and prediction.probability,
+        "t": prediction and prediction.threshold,
+        "k": prediction and prediction.top_k,
+        "model": model and _values(model, ("name", "version", "digest")),
+    }
 
 
-def _group(rows: Iterable[Any]) -> defaultdict[str, list[tuple[Any, ...]]]:
-    grouped: defaultdict[str, list[tuple[Any, ...]]] = defaultdict(list)
-    for first, *rest in rows:
+def _values(row: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in names}
+
+
+def _by_first(session: Session, query: Executable) -> defaultdict[Any, list[Any]]:
+    """Return the rows of a query by their first column, which is left out of them."""
+    grouped: defaultdict[Any, list[Any]] = defaultdict(list)
+    for first, *rest in session.execute(query):
         grouped[first].append(tuple(rest))
     return grouped
-
-
-def _sent_form(results: list[tuple[Any, ...]], deliveries: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the objects of the forms that were chosen for some peer; all where none was chosen yet."""
-    forms = {delivery.form for (delivery,) in deliveries} - {None}
-    return [result for result in results if not forms or result[1] in forms]
-
-
-def _frame_counts(session: Session, ids: list[str]) -> defaultdict[str, tuple[int, int]]:
-    counts: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    rows = session.execute(
-        select(FrameRow.exam_id, FrameRow.kept, func.count())
-        .where(FrameRow.exam_id.in_(ids))
-        .group_by(FrameRow.exam_id, FrameRow.kept)
-    )
-    for exam_id, kept, count in rows:
-        before = counts[exam_id]
-        counts[exam_id] = (before[0] + count, before[1]) if kept else (before[0], before[1] + count)
-    return counts
-
-
-def _predictions(session: Session, ids: list[str]) -> dict[str, dict[str, Any]]:
-    rows = session.execute(
-        select(PredictionRow, ModelPackageRow)
-        .join(ModelPackageRow, PredictionRow.model_digest == ModelPackageRow.digest)
-        .where(PredictionRow.exam_id.in_(ids))
-    )
-    return {
-        prediction.exam_id: {
-            "reading": prediction.reading,
-            "unpredicted_reason": prediction.unpredicted_reason,
-            "probability": prediction.probability,
-            "t": prediction.threshold,
-            "k": prediction.top_k,
-            "model": {"name": model.name, "version": model.version, "digest": model.digest},
-        }
-        for prediction, model in rows
-    }
-
-
-def _evidence(session: Session, ids: list[str]) -> defaultdict[str, list[dict[str, Any]]]:
-    rows = session.execute(
-        select(PredictionRow.exam_id, InstanceRow.sop_instance_uid, FrameRow, EvidenceRow)
-        .join(EvidenceRow, EvidenceRow.prediction_id == PredictionRow.id)
-        .join(FrameRow, EvidenceRow.frame_id == FrameRow.id)
-        .join(InstanceRow, FrameRow.instance_id == InstanceRow.id)
-        .where(PredictionRow.exam_id.in_(ids))
-        .order_by(EvidenceRow.position)
-    )
-    evidence: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for exam_id, sop_instance_uid, frame, shown in rows:
-        evidence[exam_id].append(
-            {
-                "sop_instance_uid": sop_instance_uid,
-                "frame_number": frame.frame_number,
-                "label": frame.label,
-                "probability": frame.probability,
-                "confidence": frame.confidence,
-                "voted": shown.voted,
-                "reason": frame.reason,
-                "synthetic_share": frame.synthetic_share,
-                "gate": shown.gate,
-            }
-        )
-    return evidence
-
-
-def _unreadable(session: Session, ids: list[str]) -> defaultdict[str, list[dict[str, Any]]]:
-    """Return the frames that could not be decoded, and why; frame 0 stands for a whole object."""
-    rows = session.execute(
-        select(FrameRow.exam_id, InstanceRow.sop_instance_uid, FrameRow.frame_number, FrameRow.error_text)
-        .join(InstanceRow, FrameRow.instance_id == InstanceRow.id)
-        .where(FrameRow.exam_id.in_(ids), FrameRow.reason == "undecodable")
-        .order_by(FrameRow.id)
-    )
-    unreadable: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
-    for exam_id, sop_instance_uid, frame_number, text in rows:
-        unreadable[exam_id].append(
-            {"sop_instance_uid": sop_instance_uid, "frame_number": frame_number, "text": text}
-        )
-    return unreadable
-
-
-def _received(session: Session, exams: list[ExamRow]) -> dict[str, tuple[int, int]]:
-    """Return for each exam: accepted instances up to its revision, and quarantined ones of its study."""
-    accepted: defaultdict[str, list[int]] = defaultdict(list)
-    rows = session.execute(
-        select(InstanceRow.exam_key, InstanceRow.first_revision).where(
-            InstanceRow.exam_key.in_({exam.exam_key for exam in exams}), InstanceRow.disposition == "accepted"
-        )
-    )
-    for key, first_revision in rows:
-        if key is not None and first_revision is not None:
-            accepted[key].append(first_revision)
-    studies = {exam.study_instance_uid for exam in exams}
-    counted = session.execute(
-        select(InstanceRow.study_instance_uid, func.count())
-        .where(InstanceRow.study_instance_uid.in_(studies), InstanceRow.disposition == "quarantined")
-        .group_by(InstanceRow.study_instance_uid)
-    )
-    quarantined = {study: count for study, count in counted}  # noqa: C416 - a row is no tuple to the type checker
-    return {
-        exam.id: (
-            sum(first <= exam.revision for first in accepted[exam.exam_key]),
-            quarantined.get(exam.study_instance_uid, 0),
-        )
-        for exam in exams
-    }
