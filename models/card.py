@@ -104,7 +104,7 @@ def describe(manifest: Mapping[str, Any]) -> str:
     metrics, trained = manifest["metrics"], manifest["training_data"]
     change = metrics["int8_less_float"]
     certified = metrics["selective"]["certified"]
-    bounds = ", ".join(f"{each['bound']:.3f} ({each['coverage']:.1%})" for each in certified["each_seed"])
+    bounds = "; ".join(each["says"] for each in certified["each_seed"])
     gains = {name: f"{change[name]['value']:+.4f} ({change[name]['lower']:+.4f})" for name in ("auc", "mcc")}
     quantised, shown, simulated = manifest["quantisation"], tables(metrics), metrics["simulated"]
     return f"""# {manifest["name"]} {manifest["version"]}
@@ -151,8 +151,9 @@ int8 less float, each calibrated by itself, with its one-sided 95 % bound: AUC {
 {shown["patients"]}
 
 A scene's near-duplicates vote once under the rule. Abstaining, bags of {BAG} read by the plain mean: AUGRC
-{text(metrics["selective"]["augrc"])}. Error rate certified of whole pseudo-patients, and the share of
-them that may then be read, seed by seed: {bounds}; {certified["limit"]}.
+{text(metrics["selective"]["augrc"])}. Errors that are certified of whole pseudo-patients, with
+{certified["confidence"]:.0%} confidence, seed by seed: {bounds}. Below
+{certified["least_certifiable"]:.1%} nothing is certifiable with {metrics["patients"]} patients.
 
 MCC of {simulated["patients"]} simulated patients of {simulated["frames"]} frames, every other one with
 lesions on the share of frames shown, errors of one patient's frames correlated; the rule at

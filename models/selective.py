@@ -154,14 +154,21 @@ def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DE
 def certified_figures(probabilities: Floats, labels: Flags) -> dict[str, Any]:
     """Return what `RISK` is certified of patients by each of ``(seeds, patients)`` probabilities.
 
-    And the least that so many patients could have certified, in words.
+    And the least that so many patients could have certified.
     """
-    found = [certify(np.maximum(p, 1 - p), (p >= DECISION) != labels, risk=RISK) for p in probabilities]
-    least, patients = least_certifiable(len(labels)), len(labels)
+    patients, each_seed = len(labels), []
+    for row in probabilities:
+        found = certify(np.maximum(row, 1 - row), (row >= DECISION) != labels, risk=RISK)
+        says = f"{RISK:.1%} not certified: too many of {patients} patients read wrongly"
+        if found.threshold is not None:
+            of_read = f"of those read ({found.read} of {patients} patients, {found.wrong} wrong)"
+            says = f"at most {found.bound:.1%} {of_read}"
+        each_seed.append(
+            {"bound": round(found.bound, 4), "coverage": round(found.read / patients, 4), "says": says}
+        )
     return {
         "risk": RISK,
-        "each_seed": [
-            {"bound": round(each.bound, 4), "coverage": round(each.read / patients, 4)} for each in found
-        ],
-        "limit": f"below {least:.1%} not certifiable with {patients} patients, {1 - DELTA:.0%} confidence",
+        "confidence": 1 - DELTA,
+        "least_certifiable": round(least_certifiable(patients), 4),
+        "each_seed": each_seed,
     }

@@ -12,6 +12,7 @@ from models.grid import as_rows, choose, tables
 from models.outcome import COLUMNS, figures, read_table
 from models.patient import calibrate as to_probability
 from models.run_folder import to_json, write_table, write_whole
+from models.training.mil import compare_rules
 from models.training.run import INNER, OUTER, Frames, load_frames, read_margins, read_plan
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -24,12 +25,13 @@ def calibrate(
     *, run: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that quantize wrote to.")]
 ) -> None:
     """Fit what turns margins into readings, on the inner folds, and write every out-of-fold figure."""
-    frames = load_frames(read_plan(run), run)
+    plan = read_plan(run)
+    frames = load_frames(plan, run)
     for side in SIDES:
         rows = calibrated(frames, run / f"{side}.csv")
         write_table(run / f"oof_{side}.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     found = figures(*(read_table(run / f"oof_{side}.csv") for side in SIDES))
-    write_whole(run / "figures.json", to_json(found))
+    write_whole(run / "figures.json", to_json({**found, "mil": compare_rules(run, plan, frames)}))
     shipped, grids = choose_for_all(run / "oof_int8.csv", frames)
     write_whole(run / "calibration.json", to_json(shipped))
     write_table(run / "grid.csv", list(grids[0]), (list(row.values()) for row in grids))

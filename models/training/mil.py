@@ -1,15 +1,28 @@
-"""Readings of a patient from all frames at once: mean, max, and attention that learns which frames count."""
+"""Readings of a patient from all frames at once: attention that learns which count, beside mean and max.
+
+Frames that were dealt into patients of one class cannot rank these: every frame shows the patient's class.
+"""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.calibration import fit_calibration
 from models.counts import Flags, Floats
+from models.figures import Readings, bootstrap, reading_statistic, summarise
+from models.grid import average_bags, draw_bags, largest_of_bags
+from models.outcome import BAG
+from models.patient import DECISION, calibrate
 from models.training.fit import Batch, Schedule, fit
+from models.training.quantising import margin, read_int8
+from models.training.run import INNER, Fit, Frames, Plan
 
 Patients = NDArray[np.int64]
 
@@ -25,18 +38,6 @@ pseudo-patients, ImageNet embeddings (the mean of a logistic line: 0.880, 0.979,
 with bags of up to 8 frames 0.790, 0.964, 0.969; decay 3 and 20 epochs 0.841, 0.969, 0.981, decay 30 0.831,
 0.975, 0.994. Chosen with the scored folds in sight: no more than a hint which rule is better.
 """
-
-
-def mean_rule(probabilities: Floats, patients: Patients) -> Floats:
-    """Return ``(patients,)`` means of ``(N,)`` frames' probabilities; patients are numbered from 0."""
-    return np.bincount(patients, probabilities) / np.bincount(patients)
-
-
-def max_rule(probabilities: Floats, patients: Patients) -> Floats:
-    """Return each patient's largest probability, as `mean_rule` the mean: one frame is enough."""
-    largest = np.zeros(patients.max() + 1)
-    np.maximum.at(largest, patients, probabilities)
-    return largest
 
 
 class GatedAttention(nn.Module):  # type: ignore[misc]  # torch is untyped here
@@ -118,3 +119,48 @@ def read_attention(head: GatedAttention, embeddings: NDArray[np.floating], patie
     with torch.no_grad():
         margins: Floats = head(make_bags(embeddings, patients)).double().numpy()
     return margins
+
+
+def compare_rules(run: Path, plan: Plan, frames: Frames) -> dict[str, Any]:
+    """Return the patients' measures by mean, max and attention, on the same bags of frames out of fold.
+
+    A fold's frames are read by the 8-bit network that chose its epoch without them, and attention learns from
+    that network's choosing fold: embeddings of frames that it never learnt from either. Those of its training
+    frames are better than any later frame's will be. So attention has one fold to learn from, where the head
+    that mean and max go by has learnt from the rest; temperature and offset are of the choosing fold.
+    """
+    firsts, patients = np.unique(
+        [row.patient for row in frames.rows], return_index=True, return_inverse=True
+    )[1:]
+    labels, bags = frames.labels == 1, draw_bags(patients, BAG)
+    found: dict[str, Readings] = {
+        rule: np.zeros((len(plan.seeds), *bags.shape[:2]), np.int8) for rule in ("mean", "max", "attention")
+    }
+    for place, seed in enumerate(plan.seeds):
+        for fold in range(int(frames.folds.max()) + 1):
+            network = Fit(fold, seed, INNER)
+            asked, learns = frames.folds == fold, network.scores(frames.folds)
+            shown = asked | learns
+            read = read_int8(onnx.load(run / "models" / f"{network.name}.onnx"), frames.views[shown])
+            margins = np.zeros(len(labels))
+            margins[shown] = margin(read["logits"])
+            embeddings = np.zeros((len(labels), read["embedding"].shape[1]), np.float32)
+            embeddings[shown] = read["embedding"]
+            temperature, offset = fit_calibration(margins[learns], labels[learns])
+            probabilities = calibrate(margins, temperature=temperature, offset=offset)
+            scored = np.unique(patients[asked])
+            drawn = bags[:, scored]
+            known, of_known = np.unique(patients[learns], return_inverse=True)
+            head = fit_attention(embeddings[learns], labels[firsts][known], of_known)
+            numbers = np.broadcast_to(np.arange(drawn[..., 0].size).reshape(*drawn.shape[:2], 1), drawn.shape)
+            held = drawn >= 0
+            by_attention = read_attention(head, embeddings[drawn[held]], numbers[held])
+            found["mean"][place][:, scored] = average_bags(probabilities, drawn) >= DECISION
+            found["max"][place][:, scored] = largest_of_bags(probabilities, drawn) >= DECISION
+            found["attention"][place][:, scored] = by_attention.reshape(drawn.shape[:2]) >= 0
+    of_rules = {}
+    for rule, readings in found.items():
+        statistic = reading_statistic(np.concatenate(readings), labels[firsts])
+        estimates = bootstrap(statistic, len(firsts))
+        of_rules[rule] = {name: summarise(estimates[name]) for name in ("mcc", "sensitivity", "specificity")}
+    return of_rules

@@ -36,8 +36,12 @@ def test_no_error_among_71_patients_certifies_no_less_than_six_point_seven_perce
     refused = certify(confidences, right, risk=0.067)
     assert (refused.threshold, refused.read, refused.bound) == (None, 0, 1.0)
     stated = certified_figures(confidences[None], ~right)
-    assert stated["each_seed"] == [{"bound": 0.0672, "coverage": 1.0}]
-    assert stated["limit"] == "below 6.7% not certifiable with 71 patients, 95% confidence"
+    (of_seed,) = stated["each_seed"]
+    assert (of_seed["bound"], of_seed["coverage"], stated["least_certifiable"]) == (0.0672, 1.0, 0.0672)
+    assert of_seed["says"] == "at most 6.7% of those read (71 of 71 patients, 0 wrong)"
+    assert certified_figures(confidences[None], right)["each_seed"][0]["says"].startswith(
+        "10.0% not certified"
+    )
 
 
 def test_the_bound_that_is_granted_is_that_of_the_patients_who_reach_the_threshold() -> None:
