@@ -7,14 +7,15 @@ import threading
 import warnings
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
@@ -39,8 +40,7 @@ PIXEL_TAGS = frozenset({PIXEL_DATA, Tag(0x7FE0, 0x0008), Tag(0x7FE0, 0x0009)})
 
 EXPLICIT_VRS = frozenset({b"OB", b"OW"})
 UNDEFINED_LENGTH = 0xFFFFFFFF
-META_GROUP_LENGTH_END = 144
-"""Preamble, prefix and the group length element (PS3.10 7.1): the meta group's length counts from here."""
+META_GROUP = 0x0002
 
 MOST_INFLATED_BYTES = 2_000_000_000
 """Bytes that a deflated dataset may grow to; it is inflated to a temporary file, never in memory."""
@@ -153,22 +153,27 @@ def _header_read(
     path: Path, keywords: Collection[str] | None
 ) -> Iterator[tuple[str, UID, Dataset, BinaryIO]]:
     """Give SOP Instance UID, transfer syntax, header, and the open file where the header ends."""
-    with path.open("rb") as stored, tempfile.TemporaryFile() as inflated:
+    with ExitStack() as opened:
+        file: BinaryIO = opened.enter_context(path.open("rb"))
         uid = "unknown"
         with _named_errors(uid), no_warnings():
-            meta = read_file_meta_info(path)
+            read_preamble(file, False)  # noqa: FBT003 - pydicom's own order, also below
+            meta = read_dataset(file, False, True, stop_when=_past_meta)  # noqa: FBT003
             uid = _clean_uid(meta.get("MediaStorageSOPInstanceUID"))
         with _named_errors(uid), no_warnings():
             syntax = UID(meta.TransferSyntaxUID)
-            file: BinaryIO = stored
-            tags: list[BaseTag | int] | None = None if keywords is None else [Tag(name) for name in keywords]
             if syntax == DeflatedExplicitVRLittleEndian:
-                stored.seek(META_GROUP_LENGTH_END + meta.FileMetaInformationGroupLength)
-                _inflate(stored, inflated)
+                inflated = opened.enter_context(tempfile.TemporaryFile())
+                _inflate(file, inflated)
                 file = inflated
-                dataset = read_dataset(file, False, True, stop_when=_at_pixels, specific_tags=tags)  # noqa: FBT003 - pydicom's own order
-            else:
-                dataset = dcmread(file, stop_before_pixels=True, specific_tags=tags)
+            is_known = syntax.is_transfer_syntax  # what is not is told later, by its name
+            dataset = read_dataset(
+                file,
+                is_known and syntax.is_implicit_VR,
+                not is_known or syntax.is_little_endian,
+                stop_when=_at_pixels,
+                specific_tags=None if keywords is None else _tags(tuple(keywords)),
+            )
             uid = _clean_uid(dataset.get("SOPInstanceUID")) if uid == "unknown" else uid
         yield uid, syntax, dataset, file
 
@@ -217,6 +222,16 @@ def _describe(uid: str, syntax: UID, dataset: Dataset, file: BinaryIO) -> Instan
             f"{instance.rows}, {instance.columns}, {instance.samples} and {instance.frames}",
         )
     return instance
+
+
+@cache
+def _tags(keywords: tuple[str, ...]) -> list[BaseTag | int]:
+    return [Tag(name) for name in keywords]
+
+
+def _past_meta(tag: BaseTag, vr: str | None, length: int) -> bool:
+    del vr, length
+    return tag.group > META_GROUP
 
 
 def _at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:

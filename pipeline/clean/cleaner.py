@@ -89,8 +89,7 @@ class Cleaner:
         filled = pixels
         if "fill" in steps:
             filled, hole = fill(pixels, hole, area.mask, inpainter=self.tools.inpainter)
-            red, green, blue = cv2.split(cv2.absdiff(filled, pixels))
-            changed = cv2.countNonZero(cv2.bitwise_or(cv2.bitwise_or(red, green), blue))
+            changed = 0 if filled is pixels else _differing(filled, pixels)
             ledger.enter(
                 "fill", "changed" if changed else "passed",
                 mask_area=int(np.count_nonzero(hole)), pixels_changed=changed,
@@ -129,6 +128,11 @@ class Cleaner:
             ledger.enter("instruments", "passed", mask_area=int(np.count_nonzero(instruments)))
             hole |= instruments
         return hole
+
+
+def _differing(filled: Pixels, pixels: Pixels) -> int:
+    red, green, blue = cv2.split(cv2.absdiff(filled, pixels))
+    return cv2.countNonZero(cv2.bitwise_or(cv2.bitwise_or(red, green), blue))
 
 
 def _grown(instruments: Mask) -> Mask:

@@ -88,6 +88,8 @@ def fill(
     InpainterError
         The inpainter gave back something else than a frame of the same size.
     """
+    if not mask.any():
+        return pixels, np.zeros_like(mask)
     hole, beyond = mask & content, mask & ~content
     if not (content & ~hole).any():
         hole = np.zeros_like(hole)
@@ -102,8 +104,9 @@ def fill(
             )
         cv2.copyTo(painted, hole.view(np.uint8), filled)
     if beyond.any():
-        border = pixels[::8, ::8][~(content | mask)[::8, ::8]]
-        filled[beyond] = np.median(border, axis=0) if len(border) else 0
+        border = pixels[::8, ::8][~(content[::8, ::8] | mask[::8, ::8])]
+        colour = np.median(border, axis=0) if len(border) else np.zeros(3)
+        filled.reshape(-1, 3)[np.flatnonzero(beyond)] = colour
     return filled, hole | beyond
 
 
@@ -136,13 +139,21 @@ MOST_OFF = 60
 
 
 def _border_beside(hole: NDArray[np.bool_], content: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    to_tissue = cv2.distanceTransform((hole | ~content).view(np.uint8), cv2.DIST_L2, 3)
-    reach = max(REACH, int(to_tissue[hole].max()) + 2 * RADIUS)
     near = np.zeros(hole.shape, np.bool_)
+    window = _window(hole, 4 * REACH)
+    deepest = _depth(hole[window], content[window])
+    if deepest > 3 * REACH:  # the nearest tissue may lie past the window
+        deepest = _depth(hole, content)
+    reach = max(REACH, int(deepest) + 2 * RADIUS)
     window = _window(hole, reach)
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
     near[window] = cv2.dilate(hole[window].view(np.uint8), square) > 0
     return near & ~content
+
+
+def _depth(hole: NDArray[np.bool_], content: NDArray[np.bool_]) -> float:
+    """Return how far the deepest pixel of a hole lies from tissue."""
+    return float(cv2.distanceTransform((hole | ~content).view(np.uint8), cv2.DIST_L2, 3)[hole].max())
 
 
 def _at_half_resolution(pixels: Pixels, unknown: NDArray[np.bool_], method: int) -> Pixels:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,7 +111,7 @@ def layout_text(
     """
     if layout is not None and layout.text is not None and confirms(layout.text, pixels, area):
         mask = layout.text.mask
-        return mask | standing(layout.places * ~mask, pixels), True
+        return mask | standing(cv2.copyTo(layout.places, (~mask).view(np.uint8)), pixels), True
     mask = found = find_text(detector, pixels)
     for other in (layout,) if layout is not None and layout.text is not None else layouts:
         if is_near(other.places.shape, found.shape) and _meets(other.places, found):

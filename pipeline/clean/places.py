@@ -61,14 +61,14 @@ def standing(places: Places, pixels: NDArray[np.uint8]) -> Mask:
     """
     rows, columns = pixels.shape[:2]
     here = fitted(places, (rows, columns))
-    kept = np.zeros(256, np.bool_)
+    kept = np.zeros(256, np.uint8)
     for number in range(1, int(here.max(initial=0)) + 1):
         x, y, wide, high = cv2.boundingRect((here == number).view(np.uint8))
         top, left = max(0, y - ROUND), max(0, x - ROUND)
         even = evened(pixels[top : y + high + ROUND, left : x + wide + ROUND], short=min(rows, columns))
         strokes = faint_strokes(even, short=min(rows, columns))[y - top :, x - left :][:high, :wide]
         kept[number] = strokes.size > 0 and (strokes > STANDING).mean() > EMPTY
-    return np.asarray(kept[here])
+    return cv2.LUT(here, kept).view(np.bool_)
 
 
 def is_near(size: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -69,21 +69,36 @@ def refusal(pixels: Pixels, area: ContentArea, limits: QualityLimits) -> Reason 
     scale = min(1.0, WORKING_SHORT_SIDE / min(content.shape[:2]))
     size = (max(1, round(content.shape[1] * scale)), max(1, round(content.shape[0] * scale)))
     small = cv2.resize(content, size, interpolation=cv2.INTER_AREA)
-    inside = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.bool_)
+    inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     if not inside.any():
         return "solid_colour"
     red, green, blue = cv2.split(small)
-    palest, brightest = (op(op(red, green), blue)[inside] for op in (cv2.min, cv2.max))
-    if float((palest >= COLOURLESS).mean()) > limits.fully_reflected_above:
+    palest, brightest = (_levels(op(op(red, green), blue), inside) for op in (cv2.min, cv2.max))
+    if _share(palest, COLOURLESS) > limits.fully_reflected_above:
         return "fully_reflected"
-    if float((brightest >= CLIPPED).mean()) > limits.saturated_above:
+    if _share(brightest, CLIPPED) > limits.saturated_above:
         return "saturated"
-    if float(np.median(brightest)) < limits.too_dark_below:
+    if _median(brightest) < limits.too_dark_below:
         return "too_dark"
-    _, deviation = cv2.meanStdDev(small, mask=inside.astype(np.uint8))
+    _, deviation = cv2.meanStdDev(small, mask=inside)
     if float(deviation.mean()) < limits.solid_colour_below:
         return "solid_colour"
-    return "out_of_focus" if sharpness(green, inside) < limits.out_of_focus_below else None
+    return "out_of_focus" if sharpness(green, inside.view(np.bool_)) < limits.out_of_focus_below else None
+
+
+def _levels(plane: NDArray[Any], inside: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return ``(256,)``, how many pixels within a mask have each level."""
+    return cv2.calcHist([plane], [0], inside, [256], [0, 256]).ravel().astype(np.float64)
+
+
+def _share(levels: NDArray[np.float64], least: int) -> float:
+    return float(levels[least:].sum() / levels.sum())
+
+
+def _median(levels: NDArray[np.float64]) -> float:
+    upto = levels.cumsum()
+    below, above = (upto[-1] - 1) // 2, upto[-1] // 2
+    return float(np.searchsorted(upto, (below, above), "right").mean())
 
 
 def sharpness(green: NDArray[Any], inside: NDArray[np.bool_]) -> float:
