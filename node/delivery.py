@@ -19,8 +19,7 @@ from db.tables import DeliveredObjectRow, DeliveryRow, ExamRow, PeerMemoryRow, R
 from node.dicom.scu import Outgoing, send
 from node.errors import RefusedError, SendError
 from node.house import Node
-from node.records import fail_exam
-from node.results.report import EncodedObject
+from node.records import fail_exam, result_row
 from node.results.secondary_capture import to_single_frames
 
 log = structlog.get_logger()
@@ -72,7 +71,8 @@ def _begin(node: Node, claim: Claim) -> Shipment | None:
         is_under_way = delivery.state in ("pending", "sending")
         if is_under_way and exam.superseded_by is not None and not _answered(session, delivery_id):
             _withdraw(session, exam, delivery)
-        if delivery.state not in ("pending", "sending"):
+            is_under_way = False
+        if not is_under_way:
             node.jobs.finish(session, claim)
             return None
         delivery.state = "sending"
@@ -154,13 +154,8 @@ def _put_off(node: Node, claim: Claim, shipment: Shipment, error: SendError | Re
         else:
             delay = dt.timedelta(seconds=min(LONGEST_DELAY_S, 2 ** min(delivery.attempts, 12)))
             delivery.state = "pending"
-            record(
-                session,
-                "delivery_postponed",
-                exam.id,
-                peer=shipment.peer_ae_title,
-                attempts=delivery.attempts,
-            )
+            peer, attempts = shipment.peer_ae_title, delivery.attempts
+            record(session, "delivery_postponed", exam.id, peer=peer, attempts=attempts)
             node.jobs.postpone(session, claim, min(now + delay, delivery.deadline_at))
     log.warning("delivery_not_made", exam_id=shipment.exam_id, peer=shipment.peer_ae_title, error=str(error))
 
@@ -205,25 +200,17 @@ def _make_single_frames(node: Node, exam_id: str) -> None:
     """Make the single-frame objects of an exam and commit them, before the first of them is sent."""
     with node.database.reading() as session:
         stored = _rows(session, exam_id, "multi_frame")
-    made: list[tuple[EncodedObject, str, int]] = []
+    made: list[ResultObjectRow] = []
     for row in stored:
         with node.files.open(row.sha256) as file:
-            for encoded in to_single_frames(file.read()):
-                kept = node.files.keep_bytes(encoded.data)
-                made.append((encoded, kept.sha256, kept.size_bytes))
+            made += [
+                result_row(exam_id, encoded, node.files.keep_bytes(encoded.data), utc_now())
+                for encoded in to_single_frames(file.read())
+            ]
     with node.database.writing() as session:
         _locked_exam(session, exam_id)
-        if _rows(session, exam_id, "single_frame"):  # made meanwhile, for another peer
-            return
-        for encoded, sha256, size_bytes in made:
-            session.add(
-                ResultObjectRow(
-                    exam_id=exam_id, kind=encoded.kind, form=encoded.form, item=encoded.item,
-                    sop_instance_uid=encoded.sop_instance_uid, sop_class_uid=encoded.sop_class_uid,
-                    series_instance_uid=encoded.series_instance_uid,
-                    sha256=sha256, size_bytes=size_bytes, created_at=utc_now(),
-                )
-            )  # fmt: skip
+        if not _rows(session, exam_id, "single_frame"):  # else made meanwhile, for another peer
+            session.add_all(made)
 
 
 def _remembered_form(session: Session, node: Node, ae_title: str) -> str:
@@ -233,13 +220,8 @@ def _remembered_form(session: Session, node: Node, ae_title: str) -> str:
 
 
 def _rows(session: Session, exam_id: str, form: str) -> list[ResultObjectRow]:
-    return list(
-        session.scalars(
-            select(ResultObjectRow)
-            .where(ResultObjectRow.exam_id == exam_id, ResultObjectRow.form == form)
-            .order_by(ResultObjectRow.kind, ResultObjectRow.item)
-        )
-    )
+    rows = select(ResultObjectRow).where(ResultObjectRow.exam_id == exam_id, ResultObjectRow.form == form)
+    return list(session.scalars(rows.order_by(ResultObjectRow.kind, ResultObjectRow.item)))
 
 
 def _locked_exam(session: Session, exam_id: str) -> ExamRow:

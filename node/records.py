@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -28,15 +29,8 @@ from pipeline.clean.near_duplicates import duplicate_groups
 def register_package(session: Session, package: Package, now: dt.datetime) -> None:
     """Note a model package the first time it reads."""
     if session.get(ModelPackageRow, package.digest) is None:
-        session.add(
-            ModelPackageRow(
-                digest=package.digest,
-                name=package.name,
-                version=package.version,
-                manifest=dict(package.manifest),
-                registered_at=now,
-            )
-        )
+        said = {name: getattr(package, name) for name in ("digest", "name", "version")}
+        session.add(ModelPackageRow(**said, manifest=dict(package.manifest), registered_at=now))
         session.flush()
 
 
@@ -128,24 +122,19 @@ def write_results(
 
     A revision that was superseded while it was read keeps its results; they are never sent.
     """
-    for encoded in objects:
-        session.add(
-            ResultObjectRow(
-                exam_id=exam.id,
-                kind=encoded.kind,
-                form=encoded.form,
-                item=encoded.item,
-                sop_instance_uid=encoded.sop_instance_uid,
-                sop_class_uid=encoded.sop_class_uid,
-                series_instance_uid=encoded.series_instance_uid,
-                sha256=stored[encoded.sop_instance_uid].sha256,
-                size_bytes=len(encoded.data),
-                created_at=now,
-            )
-        )
+    session.add_all(
+        result_row(exam.id, encoded, stored[encoded.sop_instance_uid], now) for encoded in objects
+    )
     for peer in node.settings.peers:
         if peer.receives_results:
             start_delivery(session, node, exam, peer.ae_title, now)
+
+
+def result_row(exam_id: str, encoded: EncodedObject, stored: StoredFile, now: dt.datetime) -> ResultObjectRow:
+    """Return the row of an encoded object whose bytes are durable."""
+    names = ("kind", "form", "item", "sop_instance_uid", "sop_class_uid", "series_instance_uid")
+    said = {name: getattr(encoded, name) for name in names}
+    return ResultObjectRow(exam_id=exam_id, **said, **asdict(stored), created_at=now)
 
 
 def start_delivery(session: Session, node: Node, exam: ExamRow, ae_title: str, now: dt.datetime) -> None:
