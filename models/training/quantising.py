@@ -21,7 +21,7 @@ from models.training.quantisers.lsq import LsqQuantiser, step_group
 from models.training.quantisers.observers import entropy, least_squares, min_max, percentile
 from models.training.quantisers.pact import PactQuantiser, clip_group
 from models.training.repair import Repair, channel_means, equalise_all
-from models.training.sensitivity import choose_float, damage, rank_layers, read
+from models.training.sensitivity import Damage, choose_float, damage, rank_layers, read
 from models.training.twin import build_twin, calibrate, fold, layer_names, paper_choice
 
 RULES = {"min_max": min_max, "percentile": percentile, "least_squares": least_squares, "entropy": entropy}
@@ -70,8 +70,8 @@ class Quantising:
     keep_float
         Layers that stay in float.
     budget
-        Nats of divergence from the float network (`models.training.sensitivity`) to which further layers are
-        kept in float, those that bear rounding least; none are where it is None.
+        To which share of its divergence from the float network (`models.training.sensitivity`) a twin is
+        brought by keeping further layers in float, those that bear rounding least; None: not at all.
     frames, draw
         Training frames that calibrate, and which set of them.
     epochs, rate, learnt_rate
@@ -129,8 +129,8 @@ def quantise(
     exact = fold(network)
     if how.equalises:
         equalise_all(exact)
-    twin = _calibrated(exact, views, how)
     drawn = _drawn(views, how)
+    twin = _calibrated(exact, views[drawn[: how.frames]], how)
     if how.corrects_bias or how.rounding == "adaptive":
         names = [name for name in layer_names(twin) if how.corrects_bias and name not in how.keep_float]
         means = channel_means(exact, _batches(views[drawn[:CORRECTED_ON]]), names)
@@ -156,25 +156,30 @@ def spare(
     The rows: all in integers but what `how.keep_float` names, the paper's choice beside it, and the layers
     chosen; each with what it does to the logits of frames that calibrate.
     """
-    names, shown = layer_names(network), _drawn(views, how)
-    batches, few = list(_batches(views[shown[:CORRECTED_ON]])), views[shown[:RANKED_ON]]
+    names, shown = layer_names(network), views[_drawn(views, how)]
+    batches = list(_batches(shown[:CORRECTED_ON]))
+    expected = read(network, batches)
 
-    def make(kept: Collection[str], *, by: NDArray[np.uint8] = few) -> nn.Module:
-        return _calibrated(network, by, replace(how, keep_float=tuple(kept), frames=len(by)))
+    def make(kept: Collection[str], *, on: int = RANKED_ON) -> nn.Module:
+        return _calibrated(network, shown[:on], replace(how, keep_float=tuple(kept)))
+
+    def cost(kept: Collection[str], *, on: int = RANKED_ON) -> Damage:
+        return damage(read(make(kept, on=on), batches), expected)
 
     ranking = rank_layers(network, make, batches=batches[: RANKED_ON // READ], keep_float=how.keep_float)
-    whole = partial(make, by=views[shown])
-    chosen, _ = choose_float(network, whole, batches=batches, ranking=ranking, budget=how.budget or 0.0)
-    expected = read(network, batches)
-    choices = {
+    budget = (how.budget or 0.0) * cost(how.keep_float).divergence
+    chosen, _ = choose_float(network, make, batches=batches, ranking=ranking, budget=budget)
+    kept = {
         "integers": how.keep_float,
-        "paper": tuple(name for name in names if name in {*paper_choice(network), *how.keep_float}),
-        "sensitive": tuple(name for name in names if name in chosen),
+        "paper": {*paper_choice(network), *how.keep_float},
+        "sensitive": chosen,
     }
-    rows = []
-    for choice, kept in choices.items():
-        done = damage(read(whole(kept), batches), expected)
-        rows.append((choice, " ".join(kept), round(done.sqnr_db, 2), float(f"{done.divergence:.4g}")))
+    choices = {choice: tuple(name for name in names if name in of_it) for choice, of_it in kept.items()}
+    done = {choice: cost(of_it, on=how.frames) for choice, of_it in choices.items()}
+    rows = [
+        (choice, " ".join(choices[choice]), round(each.sqnr_db, 2), float(f"{each.divergence:.4g}"))
+        for choice, each in done.items()
+    ]
     return replace(how, keep_float=choices["sensitive"], budget=None), rows
 
 
@@ -192,7 +197,7 @@ def _calibrated(network: nn.Module, views: NDArray[np.uint8], how: Quantising) -
     twin = build_twin(
         network, weight=partial(weight, weights), activation=partial(make, tensors), keep_float=how.keep_float
     )
-    calibrate(twin, _batches(views[_drawn(views, how)[: how.frames]]))
+    calibrate(twin, _batches(views))
     return twin
 
 
