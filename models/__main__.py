@@ -24,6 +24,7 @@ TRAINING_VERBS = {
     "quantize": "Turn a trained network into 8-bit integers.",
     "calibrate": "Fit temperature, offset, t and k.",
     "package": "Write a package that a node can use.",
+    "report": "Write what a run found as a page with pictures.",
 }
 """Each has its options in the module of its name in `models.training`, as ``app``."""
 

@@ -1,6 +1,8 @@
 """Every training verb in turn on painted frames: from a table to a package that a node loads."""
 
 import json
+import re
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from models.package import load_package
 from models.training.calibrate import app as calibrate
 from models.training.package import app as package
 from models.training.quantize import app as quantize
+from models.training.report import app as report
 from models.training.train import app as train
 from tests.painted_dataset import read_rows, write_dataset, write_rows
 
@@ -80,6 +83,52 @@ def test_integers_read_nearly_as_the_float_network_does(run: Path) -> None:
     )
     assert np.abs(floats - integers).max() < 0.25 * np.ptp(floats)
     assert not (floats == integers).all()
+
+
+class Page(HTMLParser):
+    """A page's open elements, links and sources, headings and pictures' words."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.opened: list[str] = []
+        self.links: list[str] = []
+        self.heads: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note what the element names; a picture without words gives an empty one."""
+        self.links += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+        self.words += [dict(attrs)["alt"] or ""] if tag == "img" else []
+        self.opened += [tag] if tag not in {"meta", "img"} else []
+
+    def handle_endtag(self, tag: str) -> None:
+        """Close the innermost element, which must be of that name."""
+        assert self.opened.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        """Note a heading."""
+        self.heads += [data] if self.opened and self.opened[-1] in {"h1", "h2"} else []
+
+
+def test_the_report_is_one_page_that_loads_nothing_and_names_no_patient(run: Path, tmp_path: Path) -> None:
+    """It is opened where there is no network, and handed on by people who do not look at its source."""
+    (tmp_path / "findings.md").write_text("The *sun* was tried.\n")
+    invoke(report, "--run", run, "--findings", tmp_path / "findings.md", "--results", tmp_path / "results.md")
+    text, tables = (run / "report.html").read_text(), (tmp_path / "results.md").read_text()
+    page = Page(text)
+    assert page.opened == []
+    assert all(link.startswith(("#part-", "data:image/png;base64,")) for link in page.links)
+    assert all(page.words)
+    assert len(page.words) == len([*(run / "plots").iterdir()]) >= 12
+    assert page.heads[:3] == ["How well the classifier reads", "What the figures cannot say",
+                              "What was aimed at, and what was found"]  # fmt: skip
+    assert [*page.heads[:-2], page.heads[-1]] == re.findall(r"^##? (.*)", tables, re.MULTILINE)
+    assert page.heads[-2] == "Examples"  # frames stay out of what may be published
+    assert "<em>sun</em>" in text
+    for said in (re.sub(r"base64,[^\"]*", "", text), tables):
+        assert not re.search(r"\bP\d+\b|scene-|\.jpg|https?:|//", said)
 
 
 def test_a_finished_run_trains_nothing_again(run: Path) -> None:
