@@ -97,6 +97,7 @@ def round_adaptively(
     targets: Tensor,
     iterations: int = 20_000,
     rate: float = RATE,
+    batch: int = BATCH,
     seed: int = 0,
 ) -> Tensor:
     """Return the layer's weight rounded up or down as its output asks for, not each to the nearest.
@@ -115,6 +116,8 @@ def round_adaptively(
         ``(N, ...)``: what the layer is to take, and to give before any activation function.
     rate
         Adam's; `FAST_RATE` where iterations are few.
+    batch
+        Examples a step.
     """
     generator = torch.Generator().manual_seed(seed)
     scale, _ = grid.along(layer.weight.ndim)
@@ -125,7 +128,7 @@ def round_adaptively(
     v = start.requires_grad_()
     optimiser = torch.optim.Adam([v], lr=rate)
     for number in range(iterations):
-        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
+        chosen = torch.randint(len(inputs), (min(batch, len(inputs)),), generator=generator)
         h = (v.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
         weight = scale * (floor + h).clamp(grid.low, grid.high)
         outputs = functional_call(layer, {"weight": weight}, (inputs[chosen],))

@@ -12,6 +12,9 @@ from torch import Tensor, fx, nn
 from models.training.ptq import BATCH, FAST_RATE, ChannelClip, correct_bias, equalise, round_adaptively
 from models.training.twin import LAYERS, MOVERS, SIX, is_quantised, module_of, weight_quantiser
 
+PLACES = 32 * 14 * 14
+"""Of a layer's output, on which its roundings are judged in one step: frames with larger maps are fewer."""
+
 
 def equalise_all(network: fx.GraphModule) -> None:
     """Equalise, in place, every two convolutions of a folded network with nothing but a rectifier between."""
@@ -92,6 +95,7 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
                 weight = round_adaptively(
                     exact, weight_quantiser(layer).pack(), inputs=inputs, targets=targets,
                     iterations=self.iterations, rate=FAST_RATE, seed=self.seed,
+                    batch=min(BATCH, max(1, PLACES // targets[0, 0].numel())),
                 )  # fmt: skip
                 with torch.no_grad():
                     layer.parametrizations.weight.original.copy_(weight)

@@ -2,8 +2,8 @@
 
 No published ResNet50 is in reach, so one is trained from nothing, at 96 pixels, on what the network of a
 run's first fold says of every augmented view (Hinton et al. 2015, arXiv 1503.02531). It learns from three
-folds; on the fourth its temperature and offset are fitted; the fifth, which neither it nor its teacher saw, is
-scored: one fold, one seed, and no more than that. Beside the float network stand its 8-bit ones: all in
+folds; on the fourth its temperature and offset are fitted; the fifth, which neither it nor its teacher saw,
+is scored: one fold, one seed, and no more than that. Beside the float network stand its 8-bit ones: all in
 integers, and with what Datres et al. 2023 or the layers' sensitivity keep in float.
 
 An interrupted training goes on after its last epoch. Weights stay in the run folder.

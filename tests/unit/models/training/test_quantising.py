@@ -45,7 +45,7 @@ def test_equalised_networks_compute_what_they_did(network: Network) -> None:
     before, after = fold(network), fold(network)
     with torch.no_grad():
         for each in (before, after):
-            each.get_submodule("trunk.1.layers.0").bias += 5  # so that ReLU6 does end something
+            each.get_submodule("trunk.1.layers.0").bias += 6  # so that ReLU6 does end something
     equalise_all(after)
     changed = [
         name
