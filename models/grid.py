@@ -150,15 +150,11 @@ def tables(
     patients: Ints,
     *,
     groups: Ints | None = None,
-    vote_mode: VoteMode = "probabilities",
-    draws: int = DRAWS,
-    seed: int = 0,
 ) -> list[Grid]:
     """Return the grids of whole patients and each bag; `labels` are ``(patients,)``, the rest ``(N,)``."""
     grids = []
     for bag in (None, *BAGS):
-        bags = draw_bags(patients, bag, draws=draws, seed=seed)
-        readings = read_bags(probabilities, bags, groups=groups, vote_mode=vote_mode)
+        readings = read_bags(probabilities, draw_bags(patients, bag), groups=groups)
         grids.append(tabulate(readings, labels, bag=bag))
     return grids
 

@@ -92,24 +92,20 @@ def selective_figures(probabilities: Floats, labels: Flags, patients: Ints) -> d
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """An error rate that holds, but for a chance `delta`, for every later patient of the same kind.
+    """An error rate that holds, but for a small chance, for every later patient of the same kind.
 
     Attributes
     ----------
     threshold
-        Patients are read from this confidence on; None where `risk` could not be certified.
-    risk, bound, delta
-        The error rate asked for, the one certified among those read (1 where none is), and the chance that
-        it is exceeded.
-    patients, read, wrong
-        That it was computed from, that reach the threshold, and of these the wrong ones.
+        Patients are read from this confidence on; None where the risk could not be certified.
+    bound
+        The error rate certified among those read; 1 where none is.
+    read, wrong
+        Patients that reach the threshold, and of these the wrong ones.
     """
 
     threshold: float | None
-    risk: float
     bound: float
-    delta: float
-    patients: int
     read: int
     wrong: int
 
@@ -119,9 +115,9 @@ def _share(delta: float, patients: int) -> float:
     return delta / max(1, math.ceil(math.log2(patients)))
 
 
-def least_certifiable(patients: int, *, delta: float = DELTA) -> float:
+def least_certifiable(patients: int) -> float:
     """Return the lowest error rate that `certify` can certify: that of all patients read, none wrongly."""
-    return upper_bound(0, patients, delta=_share(delta, patients))
+    return upper_bound(0, patients, delta=_share(DELTA, patients))
 
 
 def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DELTA) -> Certificate:
@@ -136,7 +132,7 @@ def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DE
     """
     size, share = len(wrong), _share(delta, len(wrong))
     ascending = np.sort(confidences)
-    found = Certificate(None, risk, 1.0, delta, size, 0, 0)
+    found = Certificate(None, 1.0, 0, 0)
     low, high = max(1, math.ceil(math.log(share) / math.log1p(-risk)) - 1), size
     while low < high:
         tried = (low + high + 1) // 2
@@ -144,7 +140,7 @@ def certify(confidences: Floats, wrong: Flags, *, risk: float, delta: float = DE
         read = int((confidences >= threshold).sum())
         errors = int(wrong[confidences >= threshold].sum())
         if binomial_cdf(errors, read, risk) <= share:
-            found = Certificate(threshold, risk, risk, delta, size, read, errors)
+            found = Certificate(threshold, risk, read, errors)
             low = read
         else:
             high = tried - 1

@@ -99,12 +99,12 @@ def test_an_undefined_mcc_is_zero() -> None:
 def test_unpredicted_patients_count_as_wrong_or_not_at_all() -> None:
     """While (t, k) is tuned an abstention is an error (Datres); beside it stands what the rest would say."""
     labels = np.array([True, True, False, False])
-    readings = np.array([[1, -1, 0, 0], [1, 1, 0, 0]], np.int8)
+    readings = np.array([[1, -1, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]], np.int8)  # draws that read all alike
     found = patient_figures(readings, labels)
-    assert found["unpredicted"]["value"] == 0.125
+    assert found["unpredicted"]["value"] == pytest.approx(1 / 12, abs=1e-4)
     assert found["mcc_of_predicted"]["value"] == 1.0
     wrong = metrics.matthews_corrcoef(labels, [True, False, False, False])
-    assert found["mcc_unpredicted_wrong"]["value"] == pytest.approx((wrong + 1) / 2, abs=1e-4)
+    assert found["mcc_unpredicted_wrong"]["value"] == pytest.approx((wrong + 2) / 3, abs=1e-4)
 
 
 def test_an_interval_leaves_out_the_sample_itself() -> None:
