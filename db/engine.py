@@ -18,6 +18,8 @@ from db.errors import DatabaseError
 BUSY_TIMEOUT_MS = 30_000
 """How long a connection waits for SQLite's one write lock: far longer than any write session lives."""
 
+POOL: dict[str, Any] = {"pool_size": 8, "pool_timeout": 60, "hide_parameters": True}
+
 NETWORK_FILESYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "ocfs2", "gfs2"}
     | {"fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs", "fuse.rclone", "fuse.juicefs", "beegfs"}
@@ -53,25 +55,19 @@ class Database:
         self.engine = engine
         self.dbos_engine = engine
         if self.dialect == "sqlite":
-            self.dbos_engine = create_engine(
-                url, pool_size=8, max_overflow=8, pool_timeout=60, hide_parameters=True
-            )
+            self.dbos_engine = create_engine(url, max_overflow=8, **POOL)
             event.listen(self.dbos_engine, "connect", _prepare_sqlite_connection)
             event.listen(self.dbos_engine, "connect", _let_driver_begin)
-        read_only: dict[str, Any] = {"read_only": True}
-        if self.dialect == "postgresql":
-            read_only["postgresql_readonly"] = True
-        self._reading = sessionmaker(engine.execution_options(**read_only), expire_on_commit=False)
+        read_only = engine.execution_options(read_only=True, postgresql_readonly=True)
+        self._reading = sessionmaker(read_only, expire_on_commit=False)
         self._writing = sessionmaker(engine.execution_options(takes_write_lock=True), expire_on_commit=False)
         # SQLite's busy handler sleeps and is not fair; a lock is: with 16 writers the slowest hundredth waits
         # 20 ms instead of 150.
         self._turn = threading.Lock() if self.dialect == "sqlite" else None
 
-    @contextmanager
-    def reading(self) -> Iterator[Session]:
+    def reading(self) -> Session:
         """Give a session that sees one state of the database (SQLite) and can change nothing."""
-        with self._reading() as session:
-            yield session
+        return self._reading()
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -171,7 +167,7 @@ def _open_sqlite(url: URL) -> Engine:
             f"{url.database} lies on a network filesystem ({filesystem}), where SQLite loses data; "
             "name a file on a local disk, or a PostgreSQL server"
         )
-    engine = create_engine(url, pool_size=8, max_overflow=24, pool_timeout=60, hide_parameters=True)
+    engine = create_engine(url, max_overflow=24, **POOL)
     event.listen(engine, "connect", _prepare_sqlite_connection)
     event.listen(engine, "begin", _begin_sqlite_transaction)
     return engine
@@ -197,14 +193,7 @@ def _begin_sqlite_transaction(connection: Connection) -> None:
 
 def _open_postgresql(url: URL) -> Engine:
     try:
-        return create_engine(
-            url,
-            pool_size=8,
-            max_overflow=16,
-            pool_timeout=60,
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args={"connect_timeout": 10},
-        )
+        timeout = {"connect_timeout": 10}
+        return create_engine(url, max_overflow=16, pool_pre_ping=True, connect_args=timeout, **POOL)
     except (ImportError, NoSuchModuleError) as error:
         raise DatabaseError("PostgreSQL needs a driver: install endonode[postgres]") from error

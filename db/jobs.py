@@ -6,10 +6,6 @@ from typing import Protocol
 
 from sqlalchemy.orm import Session
 
-from db.errors import LostClaimError
-
-__all__ = ["Claim", "Jobs", "LostClaimError"]
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:

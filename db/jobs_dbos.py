@@ -20,8 +20,8 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from db.engine import Database, utc_now
-from db.errors import DatabaseError
-from db.jobs import Claim, LostClaimError
+from db.errors import DatabaseError, LostClaimError
+from db.jobs import Claim
 from db.tables import JobRow, LeaseRow
 
 NAME = "endonode"

@@ -57,21 +57,14 @@ def ensure_schema(database: Database) -> None:
     """
     with database.engine.connect() as connection:
         state = _state(connection)
-        is_half_made = state == "older" and _is_newest(connection)
-    if is_half_made:  # another process is making them at this moment, or died over it: either way, go on
+        revision, known = _revisions(connection)
+    # of the newest revision and yet older: another process is making them now, or died over it; go on
+    if state == "empty" or (state == "older" and revision == known[0]):
         migrate(database)
-        return
-    match state:
-        case "empty":
-            migrate(database)
-        case "older":
-            raise SchemaError(
-                "the database is of an older version; stop all nodes and run `endonode migrate`"
-            )
-        case "newer":
-            raise _made_by_newer()
-        case "current":
-            pass
+    elif state == "older":
+        raise SchemaError("the database is of an older version; stop all nodes and run `endonode migrate`")
+    elif state == "newer":
+        raise _made_by_newer()
 
 
 def installation_id(database: Database) -> str:
@@ -97,11 +90,6 @@ def _revisions(connection: Connection) -> tuple[str | None, list[str]]:
 
     known = [script.revision for script in ScriptDirectory(MIGRATIONS).walk_revisions()]
     return MigrationContext.configure(connection).get_current_revision(), known
-
-
-def _is_newest(connection: Connection) -> bool:
-    revision, known = _revisions(connection)
-    return revision == known[0]
 
 
 def _state(connection: Connection) -> SchemaState:

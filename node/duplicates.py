@@ -4,7 +4,7 @@ import hashlib
 from itertools import zip_longest
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, uid
 from sqlalchemy.orm import Session
 
 from db.audit import record
@@ -18,21 +18,11 @@ from pipeline.errors import DecodeError
 LOSSY_LEVELS = 2
 """Levels (of 255) by which two decodings of one lossy picture may differ: the decoders' own disagreement."""
 
-LOSSLESS = frozenset(
-    {
-        "1.2.840.10008.1.2",
-        "1.2.840.10008.1.2.1",
-        "1.2.840.10008.1.2.1.99",
-        "1.2.840.10008.1.2.2",
-        "1.2.840.10008.1.2.4.57",
-        "1.2.840.10008.1.2.4.70",
-        "1.2.840.10008.1.2.4.80",
-        "1.2.840.10008.1.2.4.90",
-        "1.2.840.10008.1.2.4.201",
-        "1.2.840.10008.1.2.4.202",
-        "1.2.840.10008.1.2.5",
-    }
-)
+LOSSLESS = frozenset({
+    uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian, uid.JPEGLossless, uid.JPEGLosslessSV1, uid.JPEGLSLossless,
+    uid.JPEG2000Lossless, uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.RLELossless,
+})  # fmt: skip
 """Transfer syntaxes that keep every pixel (PS3.5 10); JPEG 2000 and HTJ2K in their lossless-only forms."""
 
 IDENTITY = ("patient_id", "study_instance_uid", "series_instance_uid", "sop_class_uid")
@@ -48,13 +38,11 @@ def compare_copies(node: Node, claim: Claim) -> None:
         row = session.get_one(InstanceRow, int(claim.subject_id))
         first = session.get_one(InstanceRow, row.same_as_id) if row.same_as_id else None
         session.expunge_all()
-    if row.disposition != "pending" or first is None:
-        outcome: tuple[str, str | None] | None = None
-    else:
-        outcome = _judge(node, first, row)
+    is_open = row.disposition == "pending"
+    outcome = _judge(node, first, row) if is_open and first is not None else None
     with node.database.writing() as session:
-        for uid in sorted({row.study_instance_uid, (first or row).study_instance_uid}):
-            node.database.lock_study(session, uid)
+        for study in sorted({row.study_instance_uid, (first or row).study_instance_uid}):
+            node.database.lock_study(session, study)
         if outcome is not None:
             _settle(session, row.id, first, outcome)
         node.jobs.finish(session, claim)
@@ -66,8 +54,8 @@ def _settle(
     current = session.get_one(InstanceRow, row_id)
     current.disposition, current.disposition_reason = outcome
     if current.disposition == "quarantined" and first is not None:
-        for uid in {current.study_instance_uid, first.study_instance_uid}:
-            flag_conflicts(session, uid)
+        for study in {current.study_instance_uid, first.study_instance_uid}:
+            flag_conflicts(session, study)
     record(session, f"instance_{current.disposition}", str(row_id), reason=outcome[1])
 
 

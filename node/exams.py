@@ -22,6 +22,12 @@ from node.settings import EndoscopyRule
 IN_FORCE = ("accepted", "kept")
 
 
+_OF_HEADER = (
+    "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "study_instance_uid", "series_instance_uid",
+    "patient_id", "issuer_of_patient_id", "accession_number", "modality",
+)  # fmt: skip
+"""Columns of an instance that its header fills."""
+
 # Every stored object asks these while its sender waits: built once, they cost half.
 _EMITTED = (
     select(ResultObjectRow.id)
@@ -73,21 +79,10 @@ def admit(
     if not node.files.path(stored.sha256).is_file():
         raise ReceivedObjectError("its bytes were purged while it was stored; send it again", status=0xA700)
     now = utc_now()
-    values = {
-        "sop_instance_uid": header.sop_instance_uid,
-        "sop_class_uid": header.sop_class_uid,
-        "transfer_syntax_uid": header.transfer_syntax_uid,
-        "study_instance_uid": header.study_instance_uid,
-        "series_instance_uid": header.series_instance_uid,
-        "patient_id": header.patient_id,
-        "issuer_of_patient_id": header.issuer_of_patient_id,
-        "accession_number": header.accession_number,
-        "modality": header.modality,
-        "sha256": stored.sha256,
-        "size_bytes": stored.size_bytes,
-        "calling_ae_title": calling_ae_title,
-        "received_at": now,
-    }
+    values = {name: getattr(header, name) for name in _OF_HEADER} | {
+        "sha256": stored.sha256, "size_bytes": stored.size_bytes,
+        "calling_ae_title": calling_ae_title, "received_at": now,
+    }  # fmt: skip
     refers_to_others = header.source_uids or header.equipment_uids
     if not refers_to_others and open_exams.admit_next(session, node.settings, values):
         return "accepted"
@@ -148,16 +143,11 @@ def flag_conflicts(session: Session, study_instance_uid: str) -> None:
 
 def _is_contradicted(session: Session, study_instance_uid: str) -> bool:
     first = aliased(InstanceRow)
+    of_study = (row.study_instance_uid == study_instance_uid for row in (InstanceRow, first))
     quarantined = (
         select(InstanceRow.id)
         .outerjoin(first, InstanceRow.same_as_id == first.id)
-        .where(
-            InstanceRow.disposition == "quarantined",
-            or_(
-                InstanceRow.study_instance_uid == study_instance_uid,
-                first.study_instance_uid == study_instance_uid,
-            ),
-        )
+        .where(InstanceRow.disposition == "quarantined", or_(*of_study))
     )
     return session.execute(quarantined.limit(1)).first() is not None
 
@@ -178,20 +168,16 @@ def _attach(session: Session, node: Node, row: InstanceRow, now: dt.datetime, ne
         exam = latest
     else:
         key = latest.exam_key if latest else exam_key(row.patient_id, issuer, row.study_instance_uid)
-        if latest is None and key in {
-            exam.exam_key for exam, _ in newest
-        }:  # by default that issuer's, by its headers another's
+        # by default that issuer's, by its headers another's
+        if latest is None and any(exam.exam_key == key for exam, _ in newest):
             key = exam_key(row.patient_id, f"{issuer}\x1f{row.id}", row.study_instance_uid)
         exam = open_revision(
-            session,
-            node,
-            key=key,
-            previous=latest,
+            session, node, key=key, previous=latest,
             patient=latest.patient_row_id if latest else patient_row(session, row.patient_id, issuer, now),
             study_instance_uid=row.study_instance_uid,
             accession_number=row.accession_number,
             peer_ae_title=row.calling_ae_title,
-        )
+        )  # fmt: skip
     if row.issuer_of_patient_id and row.patient_id:
         exam.patient_row_id = patient_row(session, row.patient_id, row.issuer_of_patient_id, now)
     row.exam_key, row.first_revision = exam.exam_key, exam.revision
@@ -250,14 +236,8 @@ def supersede(session: Session, previous: ExamRow, exam: ExamRow) -> None:
         .returning(DeliveryRow.id)
     ).all()
     if withdrawn and previous.state == "delivering":
-        left = set(
-            session.scalars(
-                select(DeliveryRow.state).where(
-                    DeliveryRow.exam_id == previous.id, DeliveryRow.state != "withdrawn"
-                )
-            )
-        )
-        if left == {"delivered"}:
+        states = select(DeliveryRow.state).where(DeliveryRow.exam_id == previous.id)
+        if {*session.scalars(states)} - {"withdrawn"} == {"delivered"}:
             previous.state, previous.delivered_at = "delivered", utc_now()
         else:
             previous.state = "read"
@@ -266,17 +246,9 @@ def supersede(session: Session, previous: ExamRow, exam: ExamRow) -> None:
 
 def instances_of(session: Session, exam: ExamRow) -> list[InstanceRow]:
     """Return what a revision is read from, in a stable order."""
-    return list(
-        session.scalars(
-            select(InstanceRow)
-            .where(
-                InstanceRow.exam_key == exam.exam_key,
-                InstanceRow.disposition == "accepted",
-                InstanceRow.first_revision <= exam.revision,
-            )
-            .order_by(InstanceRow.id)
-        )
-    )
+    of_exam = InstanceRow.exam_key == exam.exam_key, InstanceRow.first_revision <= exam.revision
+    rows = select(InstanceRow).where(*of_exam, InstanceRow.disposition == "accepted")
+    return list(session.scalars(rows.order_by(InstanceRow.id)))
 
 
 def _is_ours(session: Session, node: Node, header: Header) -> bool:

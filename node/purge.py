@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Sequence
 
 import structlog
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from db.audit import record
@@ -24,26 +24,18 @@ def purge_delivered(node: Node) -> int:
     if not node.settings.keep_days:
         return 0
     before = utc_now() - dt.timedelta(days=node.settings.keep_days)
+    due = select(ExamRow).where(
+        ExamRow.superseded_by.is_(None), ExamRow.state == "delivered", ExamRow.delivered_at < before
+    )
     with node.database.reading() as session:
-        exams = session.execute(
-            select(ExamRow.exam_key, ExamRow.study_instance_uid).where(
-                ExamRow.superseded_by.is_(None), ExamRow.state == "delivered", ExamRow.delivered_at < before
-            )
-        ).all()
-    return sum(_purge_exam(node, key, study, before) for key, study in exams)
+        exams = session.scalars(due).all()
+    return sum(_purge_exam(node, exam.exam_key, exam.study_instance_uid, due) for exam in exams)
 
 
-def _purge_exam(node: Node, key: str, study_instance_uid: str, before: dt.datetime) -> int:
+def _purge_exam(node: Node, key: str, study_instance_uid: str, due: Select[ExamRow]) -> int:
     with node.database.writing() as session:
         node.database.lock_study(session, study_instance_uid)
-        newest = session.scalars(
-            select(ExamRow).where(
-                ExamRow.exam_key == key,
-                ExamRow.superseded_by.is_(None),
-                ExamRow.state == "delivered",
-                ExamRow.delivered_at < before,
-            )
-        ).first()
+        newest = session.scalars(due.where(ExamRow.exam_key == key)).first()
         if newest is None:  # a late image came, or it was moved, since it was found
             return 0
         rows = _unpurged(session, key)

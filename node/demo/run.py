@@ -2,7 +2,6 @@
 
 import datetime as dt
 import json
-import signal
 import socket
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from node.errors import NodeError
 from node.listing import list_exams
 from node.results.uids import derive_uid
 from node.serving import open_node
-from node.settings import Settings, load_settings
+from node.settings import Peer, Settings, load_settings
 from pipeline.frame import Pixels
 
 ARCHIVE_TITLE = "ARCHIVE"
@@ -55,9 +54,11 @@ def run_demo(frames: Path | None, out: Path) -> int:
     settings = _write_settings(folder)
     port = settings.peers[0].port
     with Archive(ARCHIVE_TITLE, port, folder / "archive") as archive, _node(folder, settings):
-        _say(f"node {settings.ae_title} on port {settings.port}, archive {ARCHIVE_TITLE} on port {port}")
+        typer.echo(
+            f"node {settings.ae_title} on port {settings.port}, archive {ARCHIVE_TITLE} on port {port}"
+        )
         sent = _send_study(_frames(files), folder / "sent", archive, settings)
-        _say(f"sent {sent} images; the exam closes {QUIET_S} s after the last")
+        typer.echo(f"sent {sent} images; the exam closes {QUIET_S} s after the last")
         exam = _wait_for_result(settings, DONE_S + A_FRAME_S * sent)
         if exam["state"] == "failed":
             raise NodeError(f"the exam failed at {exam['error']['step']}: {exam['error']['text']}")
@@ -65,12 +66,8 @@ def run_demo(frames: Path | None, out: Path) -> int:
     return 0
 
 
-def _say(text: str) -> None:
-    typer.echo(text)
-
-
 def _write_settings(folder: Path) -> Settings:
-    node_port, archive_port = _free_ports(2)
+    node_port, archive_port = _free_ports()
     config = folder / "settings.toml"
     config.write_text(
         f"""\
@@ -92,12 +89,9 @@ receives_results = true
     return load_settings(config)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [listening.getsockname()[1] for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
+def _free_ports() -> tuple[int, int]:
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 @contextmanager
@@ -111,7 +105,7 @@ def _node(folder: Path, settings: Settings) -> Iterator[None]:
         _wait_until_ready(process, settings, log)
         yield
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -120,8 +114,7 @@ def _node(folder: Path, settings: Settings) -> Iterator[None]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], settings: Settings, log: Path) -> None:
-    us = settings.peers[0].model_copy(update={"ae_title": settings.ae_title, "port": settings.port})
-    caller = settings.model_copy(update={"ae_title": ARCHIVE_TITLE})
+    us, caller = _as_archive(settings)
     deadline = time.monotonic() + READY_S
     while True:
         try:
@@ -130,6 +123,12 @@ def _wait_until_ready(process: subprocess.Popen[bytes], settings: Settings, log:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise NodeError(f"the node did not start; see {log}") from error
             time.sleep(0.2)
+
+
+def _as_archive(settings: Settings) -> tuple[Peer, Settings]:
+    """Return the node as the archive's peer, and the archive's own settings."""
+    node = settings.peers[0].model_copy(update={"ae_title": settings.ae_title, "port": settings.port})
+    return node, settings.model_copy(update={"ae_title": ARCHIVE_TITLE})
 
 
 def _image_files(source: Path) -> list[Path]:
@@ -164,8 +163,7 @@ def _send_study(frames: Iterator[Pixels], folder: Path, archive: Archive, settin
         ds.save_as(path, enforce_file_format=True)
         archive.hold(ds)
         objects.append(Outgoing(ds.SOPInstanceUID, ds.SOPClassUID, path, ds.file_meta.TransferSyntaxUID))
-    us = settings.peers[0].model_copy(update={"ae_title": settings.ae_title, "port": settings.port})
-    caller = settings.model_copy(update={"ae_title": ARCHIVE_TITLE})
+    us, caller = _as_archive(settings)
     send(us, objects, caller, on_answer=lambda _uid, _status: None)
     return len(objects)
 
@@ -178,7 +176,7 @@ def _wait_for_result(settings: Settings, within_s: float) -> dict[str, Any]:
             for exam in list_exams(node):
                 if exam["state"] != shown:
                     shown = exam["state"]
-                    _say(f"{time.monotonic() - started:5.1f} s  exam {exam['exam_id']}: {shown}")
+                    typer.echo(f"{time.monotonic() - started:5.1f} s  exam {exam['exam_id']}: {shown}")
                 if shown in {"delivered", "failed"}:
                     return exam
             time.sleep(0.25)
@@ -194,21 +192,20 @@ def _report(exam: dict[str, Any], results: Sequence[Path], folder: Path) -> None
         reading += f" ({exam['unpredicted_reason'].replace('_', ' ')})"
     elif exam["probability"] is not None:
         reading += f", probability {exam['probability']:.2f}"
-    _say("")
-    _say(f"reading            {reading}")
-    _say(f"frames             {counts['kept']} kept, {counts['rejected']} rejected")
+    typer.echo(f"\nreading            {reading}")
+    typer.echo(f"frames             {counts['kept']} kept, {counts['rejected']} rejected")
     voted = sum(frame["voted"] for frame in exam["evidence"])
-    _say(
+    typer.echo(
         f"evidence           {voted} voted of {len(exam['evidence'])} shown, t = {exam['t']}, k = {exam['k']}"
     )
-    _say(f"completeness       {exam['completeness']['verdict']}")
+    typer.echo(f"completeness       {exam['completeness']['verdict']}")
     for path in results:
-        _say(f"Secondary Capture  {path}")
-    _say(f"as a picture       {picture}")
-    _say(f"database           {folder / 'endonode.db'}")
+        typer.echo(f"Secondary Capture  {path}")
+    typer.echo(f"as a picture       {picture}")
+    typer.echo(f"database           {folder / 'endonode.db'}")
     endonode = Path(sys.executable).with_name("endonode")
-    _say(f"look again         {endonode} exams --config {folder / 'settings.toml'}")
-    _say("Research use, not a diagnosis.")
+    typer.echo(f"look again         {endonode} exams --config {folder / 'settings.toml'}")
+    typer.echo("Research use, not a diagnosis.")
 
 
 def _pages(path: Path) -> list[Pixels]:

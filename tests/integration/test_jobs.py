@@ -16,8 +16,8 @@ from sqlalchemy.orm import Session
 
 from db.audit import record
 from db.engine import Database, utc_now
-from db.errors import DatabaseError
-from db.jobs import Claim, LostClaimError
+from db.errors import DatabaseError, LostClaimError
+from db.jobs import Claim
 from db.jobs_dbos import DbosJobs, JobWorker
 from db.tables import AuditEventRow, JobRow
 from tests.integration.working import Work, enqueue, finishing, jobs, row, until, work
