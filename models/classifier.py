@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.errors import InferenceError, PackageError
+from models.ood import rarity, read_rarity
 from models.package import MODEL, Package
 
 _LOAD_ERRORS = (
@@ -32,11 +33,15 @@ class Scores:
         gives none.
     embedding
         ``(N, d)`` float32; None where the network gives none.
+    foreignness
+        ``(N,)`` float64, rising with how unlike the views are to what was learnt from; None where the package
+        does not tell.
     """
 
     logits: NDArray[np.float32]
     cam: NDArray[np.float32] | None
     embedding: NDArray[np.float32] | None
+    foreignness: NDArray[np.float64] | None = None
 
 
 class Classifier:
@@ -69,6 +74,7 @@ class Classifier:
                 f"{view.type} {view.shape} was found"
             )
         self._input = view.name
+        self._colours = read_rarity(package)
         self._outputs = sorted(package.manifest["outputs"])
         shapes = {output.name: output.shape for output in self._session.get_outputs()}
         for name in self._outputs:
@@ -96,4 +102,5 @@ class Classifier:
         found = dict(zip(self._outputs, map(np.concatenate, zip(*runs, strict=True)), strict=True))
         if not np.isfinite(found["logits"]).all():
             raise InferenceError("the network gave logits that are not finite; its package cannot be used")
-        return Scores(found["logits"], found.get("cam"), found.get("embedding"))
+        foreignness = None if self._colours is None else rarity(views, self._colours)
+        return Scores(found["logits"], found.get("cam"), found.get("embedding"), foreignness)

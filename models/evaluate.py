@@ -1,7 +1,8 @@
 """What a package says of a data set, frame by frame and patient by patient, and how good that is.
 
-Frames are cleaned and read as the node does, each by itself. A patient that cannot be predicted counts as
-read wrongly, except where a figure says otherwise.
+Frames are cleaned and read as the node does, each by itself; one that is unlike what the package has learnt
+from does not vote. A patient that cannot be predicted counts as read wrongly, except where a figure says
+otherwise.
 """
 
 from collections import Counter
@@ -19,7 +20,14 @@ from models.dataset import CLASSES, Dataset, DatasetError
 from models.errors import PackageError
 from models.figures import Figure, frame_figures, patient_figures, published_figures
 from models.package import Package
-from models.patient import FramePrediction, PatientPrediction, predict_frames, read_patient, vote_once
+from models.patient import (
+    FOREIGN,
+    FramePrediction,
+    PatientPrediction,
+    predict_frames,
+    read_patient,
+    vote_once,
+)
 from models.run_folder import write_table
 from pipeline.clean.near_duplicates import Fingerprint, duplicate_groups, fingerprint
 from pipeline.frame import FrameSource
@@ -103,6 +111,7 @@ def measure(package: Package, dataset: Dataset, said: Predictions) -> dict[str, 
         "counts": {
             "frames": len(dataset.frames),
             "kept": len(read),
+            "out_of_distribution": sum(prediction.reason == FOREIGN for _, prediction in read),
             "rejected": dict(sorted(Counter(each for each in said.frames if isinstance(each, str)).items())),
             "frames_of_label": _count([frame.label for frame in dataset.frames]),
             "patients": len(said.labels),
@@ -137,10 +146,12 @@ def write_predictions(out: Path, dataset: Dataset, said: Predictions) -> None:
         [
             (frame.path, frame.patient, frame.label, None, None, "false", read)
             if isinstance(read, str)
-            else (frame.path, frame.patient, frame.label, read.probability, read.confidence, "true", None)
+            else (
+                frame.path, frame.patient, frame.label, read.probability, read.confidence, "true", read.reason
+            )
             for frame, read in zip(dataset.frames, said.frames, strict=True)
         ],
-    )
+    )  # fmt: skip
     frames = Counter(frame.patient for frame in dataset.frames)
     write_table(
         out / "patients.csv",
@@ -158,7 +169,8 @@ def describe(metrics: Mapping[str, Any]) -> str:
     counts = metrics["counts"]
     refused = "".join(f", {count} {reason}" for reason, count in counts["rejected"].items())
     name = "{name} {version}".format(**metrics["package"])
-    read = f"{counts['kept']} of {counts['frames']} frames read{refused}"
+    foreign = f" ({n} out of distribution, without a vote)" if (n := counts["out_of_distribution"]) else ""
+    read = f"{counts['kept']} of {counts['frames']} frames read{foreign}{refused}"
     lines = [f"{name}: {read}; {counts['patients']} patients, {counts['unpredicted']} unpredicted"]
     for name in ("frame", "patient"):
         for figure, found in (metrics[name] or {}).items():

@@ -26,7 +26,12 @@ REFERENCE = Path(__file__).parent / "reference"
 DEFAULT_THRESHOLD, DEFAULT_TOP_K = 0.93, 6
 """For a package that names none: the t and k that Datres et al. 2023 chose."""
 
-_DEFAULTS = {"threshold": DEFAULT_THRESHOLD, "top_k": DEFAULT_TOP_K, "vote_mode": "probabilities"}
+_DEFAULTS = {
+    "threshold": DEFAULT_THRESHOLD,
+    "top_k": DEFAULT_TOP_K,
+    "vote_mode": "probabilities",
+    "foreign": None,
+}
 _OUTPUTS = ("logits", "cam", "embedding")
 
 
@@ -48,6 +53,9 @@ class Package:
         Calibration of the margin, fitted after quantisation.
     manifest
         All of ``model.json``, and the default of what it leaves out.
+    foreign_file, foreign_threshold
+        What tells foreign frames (`models.ood`), and the score above which one is; None where the package
+        tells none.
     """
 
     folder: Path
@@ -64,6 +72,8 @@ class Package:
     temperature: float
     offset: float
     manifest: Mapping[str, Any]
+    foreign_file: str | None = None
+    foreign_threshold: float | None = None
 
     def read(self, name: str) -> bytes:
         """Return a file of the package, whose digest is checked on the very bytes returned.
@@ -95,6 +105,11 @@ def load_package(folder: Path | None, recipe: Recipe = DEFAULT) -> Package:
     except NetworkPackageError as error:
         raise PackageError(str(error)) from error
     manifest = opened.manifest
+    foreign = manifest["foreign"] or {}
+    if foreign.get("file", MODEL) not in manifest["files"]:
+        raise PackageError(
+            f"{folder / MANIFEST}: a digest of {foreign['file']!r} was expected, none was found"
+        )
     return Package(
         folder=folder,
         digest=opened.digest,
@@ -110,11 +125,23 @@ def load_package(folder: Path | None, recipe: Recipe = DEFAULT) -> Package:
         temperature=manifest["calibration"]["temperature"],
         offset=manifest["calibration"]["offset"],
         manifest=manifest,
+        foreign_file=foreign.get("file"),
+        foreign_threshold=foreign.get("threshold"),
     )
 
 
 def _is_number(low: float, high: float) -> Callable[[Any], bool]:
     return lambda value: type(value) in (int, float) and low <= value <= high
+
+
+def _tells_foreign(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"score", "file", "threshold"}
+        and value["score"] == "colours"
+        and isinstance(value["file"], str)
+        and _is_number(0, _LARGEST)(value["threshold"])
+    )
 
 
 _LARGEST = 1e6
@@ -133,6 +160,10 @@ _RULES: Rules = {
     "vote_mode": (lambda value: value in ("probabilities", "votes"), "'probabilities' or 'votes'"),
     "calibration.temperature": (_is_number(1 / _LARGEST, _LARGEST), "a positive number"),
     "calibration.offset": (_is_number(-_LARGEST, _LARGEST), "a number"),
+    "foreign": (
+        lambda value: value is None or _tells_foreign(value),
+        "a 'score' 'colours', its 'file' and a 'threshold', or nothing,",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from pipeline.clean.view import synthetic_share
 from pipeline.decode import count_frames, decode, decode_frames
 from pipeline.errors import DecodeError
 from pipeline.frame import Box, CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
+from pipeline.memory import keep_freed_memory
 from pipeline.tools import open_cleaner
 
 BATCH = 8
@@ -68,7 +69,7 @@ class FrameReading:
     prediction
         None where the frame was not read; `reason` then says why.
     reason
-        Why it was not read; beside a prediction, why that does not vote: ``rests_on_filled``.
+        Why it was not read; beside a prediction, the prediction's own: why it may not vote.
     cam
         ``(classes, h, w)`` float32 class activations over `view_box`, where the network gives them.
     synthetic_share
@@ -101,6 +102,7 @@ class FrameReader:
         self.recipe_digest = recipe.digest
         self._settings = settings
         self._threads = settings.worker_threads or os.cpu_count() or 1
+        keep_freed_memory()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         self._cleaner = open_cleaner(recipe, threads=self._threads)
         # The gate has a detector, whatever the recipe leaves out.
@@ -249,10 +251,12 @@ class FrameReader:
             else:
                 prediction, cam = next(predictions)
                 share = self._synthetic_share(frame, prediction, cam)
+                if prediction.reason is None and share is not None and share > MOST_SYNTHETIC:
+                    prediction = replace(prediction, reason="rests_on_filled")
                 reading = FrameReading(
                     image.instance_id,
                     number,
-                    reason="rests_on_filled" if share is not None and share > MOST_SYNTHETIC else None,
+                    reason=prediction.reason,
                     ledger=frame.ledger,
                     prediction=prediction,
                     cam=cam,

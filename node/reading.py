@@ -137,27 +137,15 @@ def _read(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> 
 
 
 def decide(frames: Sequence[FrameReading], package: Package) -> PatientPrediction:
-    """Read the patient from the frames that may vote; where none did, say whether one would have.
-
-    Near-duplicates are one scene, which votes once.
-    """
+    """Read the patient from the frames; near-duplicates are one scene, which votes once."""
     read = [frame for frame in frames if frame.prediction is not None and frame.fingerprint is not None]
     groups = duplicate_groups([frame.fingerprint for frame in read if frame.fingerprint is not None])
-    voting = [
-        (frame.prediction, group)
-        for frame, group in zip(read, groups, strict=True)
-        if frame.prediction is not None and frame.reason is None
-    ]
-    patient = read_patient(
-        vote_once([frame for frame, _ in voting], [group for _, group in voting]),
+    return read_patient(
+        vote_once([frame.prediction for frame in read if frame.prediction is not None], groups),
         threshold=package.threshold,
         top_k=package.top_k,
         vote_mode=package.vote_mode,
     )
-    if patient.used or not read:
-        return patient
-    is_sure = any(frame.prediction.confidence >= package.threshold for frame in read if frame.prediction)
-    return _unpredicted("rests_on_filled" if is_sure else "below_threshold")
 
 
 def _stated(path: Path) -> Dataset:

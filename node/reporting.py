@@ -13,7 +13,7 @@ from pydicom import Dataset
 from pydicom.multival import MultiValue
 
 from db.tables import ExamRow, InstanceRow
-from models.patient import PatientPrediction
+from models.patient import FOREIGN, PatientPrediction
 from node.duplicates import LOSSLESS
 from node.frames import MOST_SYNTHETIC, FrameReader, FrameReading
 from node.house import Node
@@ -81,6 +81,7 @@ def make_results(
         probability=outcome.patient.probability,
         frames_received=decoded if frames else len(material.instances),
         frames_kept=sum(frame.prediction is not None for frame in frames),
+        frames_foreign=sum(frame.prediction is not None and frame.reason == FOREIGN for frame in frames),
         frames_used=len(outcome.patient.used),
         threshold=package.threshold,
         top_k=package.top_k,

@@ -1,6 +1,7 @@
 """``python -m models package``: a network learnt from all folds, quantised, and what a node needs to know."""
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,12 @@ from models.card import describe
 from models.dataset import CLASSES
 from models.errors import ModelError
 from models.evaluate import TRAINING_FRAMES
+from models.ood import learn_rarity
 from models.package import MANIFEST, MODEL
 from models.run_folder import write_whole
 from models.training.chance import chance_and_leakage
 from models.training.export import SCALE, ZERO_POINT
+from models.training.foreign import choose_for_all
 from models.training.learner import embed, join, keep_freed_memory, read_frozen
 from models.training.learner import train as learn
 from models.training.quantising import OUTPUTS, Quantising
@@ -30,7 +33,7 @@ from pipeline.clean.recipe import DEFAULT
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-CARD, FRAMES = "MODEL_CARD.md", "frames.sha256"
+CARD, FRAMES, COLOURS = "MODEL_CARD.md", "frames.sha256", "colours.npy"
 
 PROTOCOL = (
     "Out of fold, means of all seeds. The next fold chose the epoch, temperature, offset, t and k; each "
@@ -80,6 +83,7 @@ def package(
         "top_k": chosen["top_k"],
         "vote_mode": "probabilities",
         "calibration": {"temperature": chosen["temperature"], "offset": chosen["offset"]},
+        "foreign": {"score": "colours", "file": COLOURS, "threshold": choose_for_all(frames)},
         "preprocessing": {"recipe_digest": DEFAULT.digest},
         "quantisation": {
             **TypeAdapter(Quantising).dump_python(how, mode="json"),
@@ -100,8 +104,11 @@ def package(
             "t_and_k_tied": chosen["tied"], **figures,
         },
     }  # fmt: skip
+    rarities = io.BytesIO()
+    np.save(rarities, learn_rarity(frames.views))
     files = {
         MODEL: model,
+        COLOURS: rarities.getvalue(),
         CARD: describe(manifest).encode(),
         FRAMES: "".join(f"{row.sha256}\n" for row in frames.rows).encode(),
     }

@@ -81,6 +81,9 @@ def _notes(pen: ImageDraw.ImageDraw, report: Report) -> None:
     if unreadable:
         objects = "1 object" if unreadable == 1 else f"{unreadable} objects"
         lines.append((f"{objects} could not be decoded and played no part.", CAUTION))
+    if report.frames_foreign:
+        frames = f"{report.frames_foreign} of {report.frames_kept} frames"
+        lines.append((f"{frames} unlike those learnt from: without a vote.", CAUTION))
     if not report.body_part_stated:
         lines.append(("Body part not stated; lower GI is assumed.", CAUTION))
     if report.reading == "unpredicted":

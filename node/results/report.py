@@ -93,6 +93,8 @@ class Report:
         ``complete``, ``incomplete`` or ``unknown``.
     missing_count
         Images the PACS holds that did not arrive, where it said so.
+    frames_foreign
+        Of the frames kept, those that do not vote for being unlike what the model has learnt from.
     objects_unreadable
         Received objects that could not be decoded, or not to their end.
     created_at
@@ -106,6 +108,7 @@ class Report:
     probability: float | None
     frames_received: int
     frames_kept: int
+    frames_foreign: int
     frames_used: int
     threshold: float
     top_k: int

@@ -17,9 +17,13 @@ REASONS = {
     "images_purged": "Earlier images of this exam were purged; the model was not run. Send the study again.",
     "not_lower_gi": "The exam is not of the lower gastrointestinal tract; the model was not run.",
     "rests_on_filled": "What reached the threshold rests on filled pixels, which are no evidence.",
+    "out_of_distribution": "The frames are unlike those that the model has learnt from.",
 }
 NO_VOTE = "below threshold, did not vote"
-NO_VOTE_DESPITE = {"rests_on_filled": "rests on filled pixels, did not vote"}
+NO_VOTE_DESPITE = {
+    "rests_on_filled": "rests on filled pixels, did not vote",
+    "out_of_distribution": "unlike what the model has learnt from, did not vote",
+}
 NOT_SHOWN = "Not shown: text was still found on it"
 SHARE_TOLD = 0.01
 """Share of the activation on filled pixels above which a reader is told."""

@@ -154,6 +154,7 @@ def test_everything_is_counted_and_named(
     assert metrics["counts"] == {
         "frames": 14, "kept": 13, "rejected": {"blurred": 1}, "frames_of_label": {"healthy": 9, "ibd": 5},
         "patients": 6, "patients_of_label": {"healthy": 3, "ibd": 3}, "unpredicted": 2,
+            "out_of_distribution": 0,
     }  # fmt: skip
     assert metrics["data_digest"] == dataset.digest
     assert metrics["package"]["digest"] == hashlib.sha256((package / "model.json").read_bytes()).hexdigest()

@@ -1,6 +1,11 @@
 """Scores of foreignness against plain sums, and their figures where the truth is known in closed form."""
 
+import hashlib
+import io
 import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -9,8 +14,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from models.errors import ModelError
-from models.ood import auroc, choose_threshold, distances, energy, kept_share, reduce_bank
+from models.classifier import Classifier
+from models.errors import ModelError, PackageError
+from models.ood import (
+    COLUMNS,
+    choose_threshold,
+    distances,
+    energy,
+    foreign_figures,
+    learn_rarity,
+    outranked,
+    rarity,
+    read_foreign,
+)
+from models.package import load_package
+from models.patient import FOREIGN, predict_frames
+from models.run_folder import write_table
+from pipeline.frame import FrameSource
+
+Write = Callable[..., Path]
 
 NORMAL = NormalDist()
 
@@ -63,44 +85,150 @@ def test_the_threshold_keeps_the_share_and_the_next_lower_score_does_not(
 )
 def test_the_auroc_counts_pairs(known: list[int], foreign: list[int]) -> None:
     won = sum((f > k) + (f == k) / 2 for f in foreign for k in known) / (len(known) * len(foreign))
-    assert auroc(np.array(known, float), np.array(foreign, float)) == pytest.approx(won)
+    assert outranked(np.array(known, float), np.array(foreign, float)).mean() == pytest.approx(won)
 
 
-def test_figures_of_two_normal_distributions_are_those_of_theory() -> None:
+def paint(generator: np.random.Generator, count: int, *, low: int, high: int) -> np.ndarray:
+    return generator.integers(low, high, (count, 8, 12, 3), np.uint8)
+
+
+def test_the_rarity_is_the_mean_of_what_counting_cells_one_by_one_gives() -> None:
+    """Fast sums over strides and plain loops must see the same colours."""
     generator = np.random.default_rng(0)
-    known, foreign = generator.normal(0, 1, 20_000), generator.normal(2, 1, 20_000)
-    assert auroc(known, foreign) == pytest.approx(NORMAL.cdf(2 / math.sqrt(2)), abs=0.005)
-    kept = kept_share(foreign, choose_threshold(known))
-    assert kept == pytest.approx(NORMAL.cdf(NORMAL.inv_cdf(0.95) - 2), abs=0.02)
+    known, asked = paint(generator, 5, low=0, high=256), paint(generator, 4, low=0, high=256)
+
+    def colours(view: np.ndarray) -> list[tuple[int, ...]]:
+        corners = [(row, column) for row in range(0, 8, 4) for column in range(0, 12, 4)]
+        cells = [view[row : row + 4, column : column + 4].reshape(16, 3).tolist() for row, column in corners]
+        return [tuple(sum(plane) // 16 // 16 for plane in zip(*cell, strict=True)) for cell in cells]
+
+    seen = Counter(colour for view in known for colour in colours(view))
+    whole = sum(seen.values()) + 0.5 * 16**3
+    expected = [math.fsum(-math.log((seen[c] + 0.5) / whole) for c in colours(view)) / 6 for view in asked]
+    assert rarity(asked, learn_rarity(known)).tolist() == pytest.approx(expected, abs=0.01)
 
 
-def draw(generator: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:
-    """Return frames about some of the centres, each at a brightness of its own."""
-    frames = centres[generator.integers(0, len(centres), count)] + generator.normal(
-        0, 0.3, (count, centres.shape[1])
+def test_colours_never_seen_are_rarer_than_any_seen() -> None:
+    generator = np.random.default_rng(0)
+    table = learn_rarity(paint(generator, 20, low=0, high=100))
+    seen, unseen = (paint(generator, 20, low=low, high=low + 100) for low in (0, 150))
+    assert rarity(unseen, table).min() > rarity(seen, table).max()
+    assert rarity(unseen[:0], table).shape == (0,)
+
+
+def written(write_package: Write, table: np.ndarray, threshold: float) -> Path:
+    """Return a package that tells foreign frames by `table`."""
+    content = io.BytesIO()
+    np.save(content, table)
+    folder = write_package()
+    (folder / "colours.npy").write_bytes(content.getvalue())
+    files = {
+        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        for name in ("model.onnx", "colours.npy")
+    }
+    return write_package(
+        foreign={"score": "colours", "file": "colours.npy", "threshold": threshold}, files=files
     )
-    return np.asarray(frames * generator.uniform(0.5, 2, (count, 1)))
 
 
-def test_a_bank_of_a_tenth_in_8_bits_tells_foreign_frames_nearly_as_well() -> None:
-    """A package holds it: 1,000 embeddings of 1,280 floats would double the package."""
+def test_a_package_that_tells_foreign_frames_keeps_their_probability_and_takes_their_vote(
+    write_package: Write,
+) -> None:
+    known, other = np.full((1, 224, 224, 3), 90, np.uint8), np.full((1, 224, 224, 3), 200, np.uint8)
+    views, sources = np.concatenate([known, other]), [FrameSource("1.2", number) for number in (1, 2)]
+    plain = load_package(write_package())
+    untold = predict_frames(Classifier(plain).score(views), sources, plain)
+    package = load_package(written(write_package, learn_rarity(known), 1.0))
+    told = predict_frames(Classifier(package).score(views), sources, package)
+    assert [frame.reason for frame in untold] == [None, None]
+    assert [frame.reason for frame in told] == [None, FOREIGN]
+    assert [frame.probability for frame in told] == [frame.probability for frame in untold]
+
+
+def test_a_score_exactly_at_the_threshold_is_known(write_package: Write) -> None:
+    """The threshold is a known frame's own score: that one is kept."""
+    views = np.full((1, 224, 224, 3), 90, np.uint8)
+    table = np.full(16**3, 2.5, np.float16)
+    package = load_package(written(write_package, table, 2.5))
+    (frame,) = predict_frames(Classifier(package).score(views), [FrameSource("1.2", 1)], package)
+    assert frame.reason is None
+
+
+@pytest.mark.parametrize(
+    "table", [np.zeros(16**3), np.zeros(9, np.float16), np.full(16**3, np.nan, np.float16)],
+    ids=["float64", "too few", "not finite"],
+)  # fmt: skip
+def test_a_file_of_anything_else_is_refused(write_package: Write, table: np.ndarray) -> None:
+    package = load_package(written(write_package, table, 1.0))
+    with pytest.raises(PackageError, match=r"colours\.npy: 4096 finite float16"):
+        Classifier(package)
+
+
+@pytest.mark.parametrize(
+    ("foreign", "message"),
+    [
+        ({"score": "colours", "file": "none.npy", "threshold": 1.0}, "a digest of 'none.npy' was expected"),
+        ({"score": "energy", "file": "model.onnx", "threshold": 1.0}, "foreign: a 'score' 'colours'"),
+        ({"score": "colours", "file": "model.onnx"}, "foreign: "),
+        ({"score": "colours", "file": "model.onnx", "threshold": "1"}, "foreign: "),
+        ([], "foreign: "),
+    ],
+)
+def test_a_manifest_that_half_tells_of_foreign_frames_is_refused(
+    write_package: Write, foreign: object, message: str
+) -> None:
+    with pytest.raises(PackageError, match=message):
+        load_package(write_package(foreign=foreign))
+
+
+def drawn(generator: np.random.Generator, mean: float, name: str, count: int) -> list[dict[str, str]]:
+    """Return rows of one seed and five folds; foreign frames are read by every fold's network."""
+    folds = [[number % 5] if name == "known" else range(5) for number in range(count)]
+    scores = generator.normal(mean, 1, count)
+    return [
+        {
+            "seed": "0", "fold": f"{fold}", "set": name, "path": f"{name}/{number}",
+            "score": f"{scores[number]}", "energy": "0", "neighbours": "0",
+            "probability": f"{0.99 if number % 4 else 0.5}", "threshold": "0.9",
+        }
+        for number in range(count) for fold in folds[number]
+    ]  # fmt: skip
+
+
+def test_figures_of_normal_distributions_are_those_of_theory() -> None:
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(10, 64))
-    bank, known, mixed = (draw(generator, centres, count) for count in (1000, 500, 500))
-    foreign = 0.35 * generator.normal(size=(500, 64)) + 0.65 * mixed
-    small = reduce_bank(bank, 100)
-    assert small.shape == (100, 64)
-    assert small.dtype == np.int8
-    whole = auroc(distances(known, bank, k=10), distances(foreign, bank, k=10))
-    reduced = auroc(distances(known, small, k=1), distances(foreign, small, k=1))
-    assert 0.9 < whole < 0.99
-    assert reduced > whole - 0.02
+    table = drawn(generator, 0, "known", 4000) + drawn(generator, 2, "capsule", 4000)
+    found = foreign_figures(table)
+    kept = NORMAL.cdf(NORMAL.inv_cdf(0.95) - 2)
+    assert list(found) == ["known", "capsule"]
+    assert [each["frames"] for each in found.values()] == [4000, 4000]
+    expected = {
+        "auroc": NORMAL.cdf(2 / math.sqrt(2)),
+        "fpr95": kept,
+        "rejected": 1 - kept,
+        "still_confident": 0.75 * kept,
+    }
+    for name, value in expected.items():
+        figure = found["capsule"][name]
+        assert figure["value"] == pytest.approx(value, abs=0.03)
+        assert figure["low"] < figure["value"] < figure["high"]
+    assert found["known"]["rejected"]["value"] == pytest.approx(0.05, abs=0.003)
+    assert found["known"].keys() == {"frames", "rejected", "still_confident"}
+    assert foreign_figures(table, score="energy")["capsule"]["auroc"]["value"] == 0.5
 
 
-def test_eight_bits_move_an_embedding_by_about_a_hundredth() -> None:
-    embeddings = np.abs(np.random.default_rng(0).normal(size=(20, 1280)))
-    assert distances(embeddings, reduce_bank(embeddings, 20), k=1).max() < 0.015
+def test_no_rejected_frame_of_ten_does_not_bound_the_share_at_none() -> None:
+    """A bootstrap of ten frames that all pass would say that every such frame does."""
+    generator = np.random.default_rng(0)
+    found = foreign_figures(drawn(generator, 0, "known", 400) + drawn(generator, -3, "stool", 10))
+    assert (found["stool"]["rejected"]["value"], found["stool"]["rejected"]["low"]) == (0, 0)
+    assert found["stool"]["rejected"]["high"] == pytest.approx(0.3085, abs=1e-4)
 
 
-def test_a_bank_smaller_than_asked_for_is_kept_whole() -> None:
-    assert len(reduce_bank(np.eye(3), 10)) == 3
+def test_a_table_is_read_back_and_one_without_known_frames_is_refused(tmp_path: Path) -> None:
+    rows = drawn(np.random.default_rng(0), 0, "known", 5)
+    write_table(tmp_path / "foreign.csv", COLUMNS, [[row[name] for name in COLUMNS] for row in rows])
+    assert read_foreign(tmp_path / "foreign.csv") == rows
+    write_table(tmp_path / "foreign.csv", COLUMNS, [])
+    with pytest.raises(ModelError, match="known frames and the columns seed, fold"):
+        read_foreign(tmp_path / "foreign.csv")

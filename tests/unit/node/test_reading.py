@@ -25,7 +25,7 @@ from db.tables import (
     ResultObjectRow,
 )
 from models.package import load_package
-from models.patient import FramePrediction
+from models.patient import FOREIGN, FramePrediction
 from node.demo.painting import paint_frame
 from node.demo.wrapping import wrap
 from node.frames import FrameReader, FrameReading, StoredImage
@@ -42,6 +42,7 @@ from pipeline.frame import FrameSource, Pixels
 from tests.unit.node.conftest import ClaimOf, Sender
 
 STUDY = "1.2.3"
+FILLED = "rests_on_filled"
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def read_frame(
     """Return a frame of a scene, by default one of its own, as it was read, with no activations."""
     label = "ibd" if probability >= 0.5 else "healthy"
     source = FrameSource("1.2", number)
-    prediction = FramePrediction(source, label, probability, max(probability, 1 - probability))
+    prediction = FramePrediction(source, label, probability, max(probability, 1 - probability), reason)
     generator = np.random.default_rng(number if scene is None else scene)
     view = np.repeat(np.repeat(generator.integers(0, 255, (8, 8, 3), np.uint8), 8, axis=0), 8, axis=1)
     return FrameReading(1, number, reason=reason, prediction=prediction, fingerprint=fingerprint(view))
@@ -166,21 +167,26 @@ def read_frame(
 @pytest.mark.parametrize(
     ("frames", "reading", "reason"),
     [
-        ([(0.99, True), (0.05, False)], "healthy", None),
-        ([(0.99, True), (0.60, False)], "unpredicted", "rests_on_filled"),
-        ([(0.99, True)], "unpredicted", "rests_on_filled"),
-        ([(0.60, True)], "unpredicted", "below_threshold"),
-        ([(0.60, False)], "unpredicted", "below_threshold"),
+        ([(0.99, FILLED), (0.05, None)], "healthy", None),
+        ([(0.99, FILLED), (0.60, None)], "unpredicted", FILLED),
+        ([(0.99, FILLED)], "unpredicted", FILLED),
+        ([(0.60, FILLED)], "unpredicted", "below_threshold"),
+        ([(0.60, None)], "unpredicted", "below_threshold"),
+        ([(0.99, FOREIGN), (0.05, None)], "healthy", None),
+        ([(0.60, FOREIGN)], "unpredicted", FOREIGN),
+        ([(0.99, FOREIGN), (0.60, None)], "unpredicted", FOREIGN),
+        ([(0.60, FOREIGN), (0.60, None)], "unpredicted", "below_threshold"),
+        ([(0.99, FILLED), (0.98, FOREIGN)], "unpredicted", FOREIGN),
         ([], "unpredicted", "no_frames"),
     ],
 )
-def test_a_frame_that_rests_on_filled_pixels_does_not_vote(
-    reader: FrameReader, frames: list[tuple[float, bool]], reading: str, reason: str | None
+def test_a_frame_that_is_painted_in_or_foreign_does_not_vote(
+    reader: FrameReader, frames: list[tuple[float, str | None]], reading: str, reason: str | None
 ) -> None:
-    """What was painted in may not decide; that it would have is said, and the frame is still shown."""
+    """Such a frame may not decide; that it would have is said, and it is still shown."""
     read = [
-        read_frame(number, probability, reason="rests_on_filled" if is_filled else None)
-        for number, (probability, is_filled) in enumerate(frames, start=1)
+        read_frame(number, probability, reason=why)
+        for number, (probability, why) in enumerate(frames, start=1)
     ]
     patient = decide(read, reader.package)
     assert (patient.reading, patient.reason) == (reading, reason)

@@ -49,6 +49,7 @@ def make_report(**changes: Any) -> Report:
         "probability": 0.97,
         "frames_received": 20,
         "frames_kept": 15,
+        "frames_foreign": 0,
         "frames_used": 2,
         "threshold": 0.93,
         "top_k": 6,
@@ -80,6 +81,10 @@ REPORTS: dict[str, Callable[[], Report]] = {
             make_panel(4, voted=False, gate="blanked", reason="rests_on_filled", synthetic_share=0.41),
             make_panel(5, voted=False, gate="plate", confidence=0.71, synthetic_share=0.0),
         ),
+    ),
+    "foreign": lambda: make_report(
+        reading="unpredicted", unpredicted_reason="out_of_distribution", probability=None, frames_used=0,
+        frames_foreign=15, evidence=(make_panel(6, voted=False, reason="out_of_distribution"),),
     ),
     "not_lower_gi": lambda: make_report(
         reading="unpredicted", unpredicted_reason="not_lower_gi", probability=None, frames_used=0, evidence=()
