@@ -1,6 +1,7 @@
 """``python -m models quantize``: every network of a run as the 8-bit graph that ONNX Runtime executes."""
 
 import csv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +53,14 @@ def quantize(
         file = run / "models" / f"{each.name}.onnx"
         if not file.exists():
             trained = load_network(network, file.with_suffix(".pt"))
-            report = file.with_suffix(".sensitivity.csv")
-            model = to_int8(trained, frames, each.learns(frames.folds), how, seed=each.seed, report=report)
+            model = to_int8(
+                trained,
+                frames,
+                each.learns(frames.folds),
+                how,
+                seed=each.seed,
+                report=_report(run, each.name),
+            )
             partial = file.with_suffix(".part")
             onnx.save(model, partial)
             partial.replace(file)
@@ -61,10 +68,18 @@ def quantize(
         found.append((each, margin(scored["logits"])))
     write_margins(run / "int8.csv", frames, found)
     if how.budget is not None:
-        reports = {each.name: run / "models" / f"{each.name}.sensitivity.csv" for each, _ in found}
-        lines = {name: file.read_text(encoding="utf-8").splitlines()[1:] for name, file in reports.items()}
-        rows = [(name, *row) for name, of_one in lines.items() for row in csv.reader(of_one)]
-        write_table(run / "sensitivity.csv", ("network", *SPARED), rows)
+        join_reports(run, [each.name for each, _ in found])
+
+
+def join_reports(run: Path, names: Iterable[str]) -> None:
+    """Write ``sensitivity.csv``: what was kept in float in each network, and what else could have been."""
+    lines = {name: _report(run, name).read_text(encoding="utf-8").splitlines()[1:] for name in names}
+    rows = [(name, *row) for name, of_one in lines.items() for row in csv.reader(of_one)]
+    write_table(run / "sensitivity.csv", ("network", *SPARED), rows)
+
+
+def _report(run: Path, name: str) -> Path:
+    return run / "models" / f"{name}.sensitivity.csv"
 
 
 def to_int8(

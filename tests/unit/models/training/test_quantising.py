@@ -1,6 +1,8 @@
 """Settings become twins: every repair and training reached by its word does to a network what it says."""
 
+import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("onnx", reason="the extra `train` (onnx) is needed to export
 import torch
 from torch import nn
 
+from models.dataset import LabelledFrame
 from models.errors import ModelError
 from models.training.export import export_twin
 from models.training.mobilenet_v2 import Block
@@ -18,7 +21,9 @@ from models.training.network import Network
 from models.training.qat import split
 from models.training.quantisers.affine import Quantiser
 from models.training.quantising import Quantising, quantise, read_int8, read_twin, spare
+from models.training.quantize import join_reports, to_int8
 from models.training.repair import channel_means, equalise_all
+from models.training.run import Frames
 from models.training.sensitivity import read
 from models.training.twin import fold, layer_names, paper_choice, weight_quantiser
 from tests.quantised_networks import SIDE, as_batch, make_frames
@@ -90,6 +95,23 @@ def test_layers_stay_in_float_until_the_budget_is_met(network: Network) -> None:
     assert found["sensitive"][1] <= found["integers"][1] / 2
     twin = quantise(network, FRAMES, LABELS, replace(FEW, budget=0.0))
     torch.testing.assert_close(read(twin, [as_batch(FRAMES)]), read(network, [as_batch(FRAMES)]))
+
+
+def test_what_stays_in_float_is_reported_beside_the_papers_choice(network: Network, tmp_path: Path) -> None:
+    rows = tuple(LabelledFrame("p", "ibd", f"{at}.jpg", "g", "") for at in range(16))
+    frames = Frames(rows, FRAMES, LABELS, np.zeros(16, np.int64), "digest")
+    names = ["one", "other"]
+    (tmp_path / "models").mkdir()
+    for name in names:
+        report = tmp_path / "models" / f"{name}.sensitivity.csv"
+        to_int8(network, frames, LABELS == 0, replace(FEW, budget=0.5), seed=0, report=report)
+    join_reports(tmp_path, names)
+    with (tmp_path / "sensitivity.csv").open(newline="") as lines:
+        found = list(csv.DictReader(lines))
+    choices = ["integers", "paper", "sensitive"]
+    assert [(row["network"], row["choice"]) for row in found] == [(n, c) for n in names for c in choices]
+    assert found[1]["layers"].split() == paper_choice(network)
+    assert float(found[2]["divergence"]) < float(found[0]["divergence"])
 
 
 @pytest.mark.parametrize("method", ["qat", "pact", "lsq"])
