@@ -1,23 +1,30 @@
 """Attention against its formula written out, and where a few frames decide."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="the extra `train` (torch) is needed to train")
 
+import onnx
 import torch
+from onnx import helper, numpy_helper
 
 from models.counts import Flags, Floats
+from models.dataset import CLASSES, LabelledFrame
 from models.training.fit import Schedule
+from models.training.learner import Settings
 from models.training.mil import (
     GatedAttention,
     Patients,
+    compare_rules,
     fit_attention,
     make_bags,
     read_attention,
 )
+from models.training.run import Frames, Plan
 
 PATIENTS, SIZE = 60, 8
 
@@ -111,3 +118,53 @@ def test_training_is_a_function_of_its_arguments() -> None:
 def test_a_bag_holds_each_frame_once_and_marks_it() -> None:
     bags = make_bags(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([1, 0, 1]))
     assert bags.tolist() == [[[1, 3, 4], [0, 0, 0]], [[1, 1, 2], [1, 5, 6]]]
+
+
+def redness() -> onnx.ModelProto:
+    """Return a graph whose embedding is a view's mean red, 256 times, and whose margin is that above 128."""
+    constants = {
+        "spread": np.array([[1 / 256] * 256, [0] * 256, [0] * 256], np.float32),
+        "weights": np.array([[0, 0.05]] * 256, np.float32),
+        "bias": np.array([6.4, 0], np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["views"], ["pixels"], to=1),
+            helper.make_node("ReduceMean", ["pixels"], ["colours"], axes=[1, 2], keepdims=0),
+            helper.make_node("MatMul", ["colours", "spread"], ["embedding"]),
+            helper.make_node("MatMul", ["embedding", "weights"], ["scores"]),
+            helper.make_node("Add", ["scores", "bias"], ["logits"]),
+        ],
+        "redness",
+        [helper.make_tensor_value_info("views", 2, ["N", 2, 2, 3])],
+        [
+            helper.make_tensor_value_info("logits", 1, ["N", 2]),
+            helper.make_tensor_value_info("embedding", 1, ["N", 256]),
+        ],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_each_fold_is_read_by_all_three_rules_and_one_red_frame_misleads_the_largest_alone(
+    tmp_path: Path,
+) -> None:
+    """Twelve patients of three frames in three folds; one frame of one healthy patient is red."""
+    patients = np.repeat(np.arange(12), 3)
+    labels, folds = patients % 2, patients // 2 % 3
+    views = np.random.default_rng(0).integers(40, 216, (36, 2, 2, 3), np.uint8)
+    views[..., 0] = np.where(labels, 190, 60)[:, None, None]
+    views[0, ..., 0] = 160
+    rows = tuple(
+        LabelledFrame(f"p{patient:02}", CLASSES[label], f"{number}.png", str(number), "")
+        for number, (patient, label) in enumerate(zip(patients, labels, strict=True))
+    )
+    (tmp_path / "models").mkdir()
+    for fold in range(3):
+        onnx.save(redness(), tmp_path / "models" / f"inner-fold{fold}-seed5.onnx")
+    plan = Plan(tmp_path, tmp_path, Settings(), seeds=(5,))
+    found = compare_rules(tmp_path, plan, Frames(rows, views, labels, folds, ""))
+    values = {rule: {name: each["value"] for name, each in of.items()} for rule, of in found.items()}
+    right = {"mcc": 1.0, "sensitivity": 1.0, "specificity": 1.0}
+    assert values["mean"] == values["attention"] == right
+    assert (values["max"]["sensitivity"], values["max"]["specificity"]) == (1.0, round(5 / 6, 4))
