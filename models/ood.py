@@ -40,7 +40,7 @@ def learn_rarity(views: Views) -> NDArray[np.float16]:
     `views` are ``(N, rows, columns, 3)``, sides multiples of `CELL`. Half a cell is added to every count.
     """
     counts = np.bincount(_colours(views).ravel(), minlength=LEVELS**3) + 0.5
-    return (-np.log(counts / counts.sum())).astype(np.float16)
+    return np.asarray(-np.log(counts / counts.sum()), np.float16)
 
 
 def rarity(views: Views, colours: NDArray[np.float16]) -> Floats:
@@ -182,8 +182,8 @@ def foreign_figures(table: Sequence[Mapping[str, str]], *, score: str = "score")
 
 def _colours(views: Views) -> NDArray[np.uint16]:
     """Return ``(N, rows / CELL, columns / CELL)``: the number of each cell's mean colour."""
-    lines = sum(views[:, at::CELL].astype(np.uint16) for at in range(CELL))
-    cells = sum(lines[:, :, at::CELL] for at in range(CELL))
+    lines = np.add.reduce([views[:, at::CELL].astype(np.uint16) for at in range(CELL)], dtype=np.uint16)
+    cells = np.add.reduce([lines[:, :, at::CELL] for at in range(CELL)], dtype=np.uint16)
     red, green, blue = np.moveaxis(cells // (CELL * CELL * 256 // LEVELS), -1, 0)
     return np.asarray((red * LEVELS + green) * LEVELS + blue)
 
