@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,28 +78,24 @@ class Inbox:
         received.until_durable()
         stored = self._node.files.keep(received.staged, received.sha256)
         try:
-            try:
-                disposition = self._admit(header, stored, received)
-            except IntegrityError:  # another study brought the same patient, or the same UID, at that instant
-                disposition = self._admit(header, stored, received)
+            with suppress(IntegrityError):  # another study brought the same patient or UID at that instant
+                return self._admit(header, stored, received)
+            self._admit(header, stored, received)
         except (SQLAlchemyError, DatabaseError) as error:
             raise StorageError(f"the database failed: {type(error).__name__}") from error
+
+    def _admit(self, header: Header, stored: StoredFile, received: Received) -> None:
+        calling = received.calling_ae_title
+        with self._node.database.writing() as session:
+            disposition = admit(
+                session, self._node, header, stored, calling_ae_title=calling, open_exams=self._open_exams
+            )
         log.info(
             "instance_received",
-            sop_instance_uid=header.sop_instance_uid,
-            study_instance_uid=header.study_instance_uid,
-            sha256=stored.sha256,
-            size_bytes=stored.size_bytes,
-            disposition=disposition,
-            calling_ae_title=received.calling_ae_title,
-        )
-
-    def _admit(self, header: Header, stored: StoredFile, received: Received) -> str:
-        with self._node.database.writing() as session:
-            return admit(
-                session, self._node, header, stored,
-                calling_ae_title=received.calling_ae_title, open_exams=self._open_exams,
-            )  # fmt: skip
+            sop_instance_uid=header.sop_instance_uid, study_instance_uid=header.study_instance_uid,
+            sha256=stored.sha256, size_bytes=stored.size_bytes,
+            disposition=disposition, calling_ae_title=calling,
+        )  # fmt: skip
 
     def beat(self, arriving: Mapping[str, str]) -> None:
         """Say which objects (token -> Study Instance UID) are still arriving: their exams stay open.

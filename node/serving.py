@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import structlog
@@ -56,8 +56,7 @@ def open_node(settings: Settings, *, stores: bool = False) -> Iterator[Node]:
     A process that `stores` gives an empty database its schema and makes the store's folders; an older schema
     is always refused.
     """
-    database = open_database(settings.database_url)
-    try:
+    with closing(open_database(settings.database_url)) as database:
         if not stores and schema_state(database) == "empty":
             raise SchemaError("the database holds no tables yet; run `endonode migrate`, or start the node")
         ensure_schema(database)
@@ -67,12 +66,8 @@ def open_node(settings: Settings, *, stores: bool = False) -> Iterator[Node]:
             with database.reading() as session:
                 is_first = session.scalars(select(InstanceRow.id).limit(1)).first() is None
             files.prepare(installation, is_first=is_first)
-        try:
+        with closing(files):
             yield Node(settings, database, files, DbosJobs(database), installation)
-        finally:
-            files.close()
-    finally:
-        database.close()
 
 
 def receive(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from pipeline.instance import read_header
 
 PATIENT_MODULE = ("PatientName", "PatientBirthDate", "PatientSex")
 """Type 2 attributes of the patient (PS3.3 C.7.1.1): sent empty where the correction left none to copy."""
+NAMED_BY_OTHERS = ("OtherPatientIDsSequence", "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence")
 
 
 def read_template(
@@ -34,11 +35,7 @@ def read_template(
     if not own:
         for keyword in PATIENT_MODULE:
             setattr(ds, keyword, "")
-        for keyword in (
-            "OtherPatientIDsSequence",
-            "IssuerOfPatientID",
-            "IssuerOfPatientIDQualifiersSequence",
-        ):
+        for keyword in NAMED_BY_OTHERS:
             ds.pop(keyword, None)
         ds.PatientID = patient_id
     return ds

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.text import Text
 
 PIPED_COLUMNS = 100
 UNREADABLE_SHOWN = 3
+RIGHT = frozenset({"rev.", "images", "frames", "prob."})
 
 READINGS = {"ibd": "IBD pattern", "healthy": "no IBD pattern", "unpredicted": "UNPREDICTED"}
 """What people read; `healthy` is a machine value only, since nothing else is assessed."""
@@ -29,13 +30,8 @@ def print_exams(exams: Sequence[dict[str, Any]]) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=CAUTION, caption_justify="left")
     for name in ("exam", "rev.", "patient", "state", "images", "frames", "complete", "reading", "prob."):
-        right = name in {"rev.", "images", "frames", "prob."}
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            no_wrap=right or name in {"exam", "state"},
-            overflow="fold",
-        )
+        justify: Literal["left", "right"] = "right" if name in RIGHT else "left"
+        table.add_column(name, justify=justify, no_wrap=name in {*RIGHT, "exam", "state"}, overflow="fold")
     for exam in exams:
         table.add_row(*(Text(cell) for cell in _cells(exam)), style="dim" if exam["superseded_by"] else "")
     console.print(table)
@@ -54,10 +50,9 @@ def print_quarantined(objects: Sequence[dict[str, Any]]) -> None:
     for name in ("no.", "reason", "patient", "SOP Instance UID", "from", "contradicts"):
         table.add_column(name, overflow="fold")
     for found in objects:
-        contradicted = "" if found["contradicts"] is None else str(found["contradicts"])
         cells = (
             str(found["instance_id"]), _words(found["reason"]), _patient(found), found["sop_instance_uid"],
-            found["calling_ae_title"], contradicted,
+            found["calling_ae_title"], str(found["contradicts"] or ""),
         )  # fmt: skip
         table.add_row(*(Text(_printable(cell)) for cell in cells))
     console.print(table)

@@ -228,11 +228,8 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         if not request.has_dataset:
             self.msg_queue.put((context_id, request))
             return
-        arrival = Arrival(
-            self._files,
-            sop_class_uid=context.abstract_syntax,
-            transfer_syntax_uid=context.transfer_syntax[0],
-        )
+        syntax = context.transfer_syntax[0]
+        arrival = Arrival(self._files, sop_class_uid=context.abstract_syntax, transfer_syntax_uid=syntax)
         self.arrivals.append(arrival)
         request.DataSet = arrival
         self._awaits = context_id, request, arrival

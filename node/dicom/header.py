@@ -130,22 +130,19 @@ def _walk(file: BinaryIO, start: int, size: int, syntax: str) -> Walk:
 
 def _header(walk: Walk, syntax: str) -> Header:
     values = walk.values
-    uids = [
-        _text(values, tag)
-        for tag in (_SOP_INSTANCE_UID, _SOP_CLASS_UID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID)
-    ]
-    for uid, name in zip(
-        uids, ("SOP Instance", "SOP Class", "Study Instance", "Series Instance"), strict=True
-    ):
-        if not is_uid(uid):
-            refuse(DOES_NOT_MATCH, f"{name} UID is {'malformed' if uid else 'missing'}")
-    _check_pixels(walk, syntax)
-    return Header(
-        sop_instance_uid=uids[0],
-        sop_class_uid=uids[1],
+
+    def uid(tag: int, name: str) -> str:
+        found = _text(values, tag)
+        if not is_uid(found):
+            refuse(DOES_NOT_MATCH, f"{name} UID is {'malformed' if found else 'missing'}")
+        return found
+
+    header = Header(
+        sop_instance_uid=uid(_SOP_INSTANCE_UID, "SOP Instance"),
+        sop_class_uid=uid(_SOP_CLASS_UID, "SOP Class"),
         transfer_syntax_uid=syntax,
-        study_instance_uid=uids[2],
-        series_instance_uid=uids[3],
+        study_instance_uid=uid(_STUDY_INSTANCE_UID, "Study Instance"),
+        series_instance_uid=uid(_SERIES_INSTANCE_UID, "Series Instance"),
         patient_id=_text(values, _PATIENT_ID),
         issuer_of_patient_id=_text(values, _ISSUER_OF_PATIENT_ID),
         accession_number=_text(values, _ACCESSION_NUMBER),
@@ -153,6 +150,8 @@ def _header(walk: Walk, syntax: str) -> Header:
         source_uids=frozenset(walk.uids_below[_REFERENCED_SOP_INSTANCE_UID]),
         equipment_uids=frozenset(walk.uids_below[_DEVICE_UID]),
     )
+    _check_pixels(walk, syntax)
+    return header
 
 
 def _text(values: dict[int, bytes], tag: int, max_characters: int = 64) -> str:

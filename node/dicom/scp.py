@@ -127,13 +127,8 @@ class Receiver:
             self._forget(acceptor)
 
     def _make_acceptor(self, connection: socket.socket, address: Any) -> Acceptor:
-        acceptor = Acceptor(
-            self._ae,
-            connection,
-            address,
-            pdu_timeout_s=self._node.settings.pdu_timeout_s,
-            on_end=self._forget,
-        )
+        timeout_s = self._node.settings.pdu_timeout_s
+        acceptor = Acceptor(self._ae, connection, address, pdu_timeout_s=timeout_s, on_end=self._forget)
         acceptor.dimse = StoreMessages(acceptor, self._node.files)
         acceptor.bind(evt.EVT_REQUESTED, self._on_requested)
         acceptor.bind(evt.EVT_ABORTED, self._on_aborted)
@@ -166,12 +161,9 @@ class Receiver:
             log.info("association_accepted", calling_ae_title=calling, peer_address=str(caller))
             return
         log.warning(
-            "association_rejected",
-            reason=reason,
-            calling_ae_title=calling,
-            called_ae_title=called,
-            peer_address=str(caller),
-        )
+            "association_rejected", reason=reason,
+            calling_ae_title=calling, called_ae_title=called, peer_address=str(caller),
+        )  # fmt: skip
         assoc.acse.send_reject(*rejection)
         assoc.kill()
 
@@ -197,12 +189,9 @@ class Receiver:
                 request.DataSet.settle()
                 request.DataSet.discard()
         log.warning(
-            "instance_refused",
-            sop_instance_uid=str(request.AffectedSOPInstanceUID),
-            calling_ae_title=calling,
-            status=f"0x{status:04X}",
-            reason=comment,
-        )
+            "instance_refused", sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            calling_ae_title=calling, status=f"0x{status:04X}", reason=comment,
+        )  # fmt: skip
         answer = Dataset()
         answer.Status = status
         answer.ErrorComment = comment[:ERROR_COMMENT_LENGTH]
@@ -215,14 +204,11 @@ class Receiver:
             raise arrival.failure
         self._inbox.keep(
             Received(
-                staged=arrival.path,
-                sha256=arrival.sha256,
-                until_durable=arrival.until_durable,
-                sop_class_uid=arrival.sop_class_uid,
-                sop_instance_uid=sop_instance_uid,
+                staged=arrival.path, sha256=arrival.sha256, until_durable=arrival.until_durable,
+                sop_class_uid=arrival.sop_class_uid, sop_instance_uid=sop_instance_uid,
                 calling_ae_title=calling_ae_title,
             )
-        )
+        )  # fmt: skip
 
     def _beat(self) -> None:
         """Keep the exams of objects that take long to arrive open."""

@@ -104,9 +104,7 @@ def send(
         Anything else; what `on_answer` told of before is stored nevertheless.
     """
     _config.STORE_SEND_CHUNKED_DATASET = True
-    offered = {
-        (outgoing.sop_class_uid, syntax) for outgoing in objects for syntax in _offered_syntaxes(outgoing)
-    }
+    offered = {(each.sop_class_uid, syntax) for each in objects for syntax in _offered_syntaxes(each)}
     contexts = [build_context(sop_class_uid, syntax) for sop_class_uid, syntax in sorted(offered)]
     with _association(peer, settings, contexts, settings.network_timeout_s) as assoc:
         for outgoing in objects:
@@ -255,11 +253,9 @@ def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float)
     if status in WARNINGS:
         elements = [str(tag) for tag in answer.get("OffendingElement") or []]
         log.warning(
-            "object_stored_with_warning",
-            sop_instance_uid=outgoing.sop_instance_uid,
-            status=f"0x{status:04X}",
-            offending_elements=elements,
-        )
+            "object_stored_with_warning", sop_instance_uid=outgoing.sop_instance_uid,
+            status=_shown(answer), offending_elements=elements,
+        )  # fmt: skip
         return int(status)
     message = f"{_name(peer)}: {outgoing.sop_instance_uid} was answered {_shown(answer)}, 0x0000 was expected"
     if status in REFUSALS:
@@ -299,7 +295,7 @@ def _find(assoc: Association, peer: Peer, until: float, *, level: str, **keys: s
             matches.append(match)
         assoc.dimse_timeout = max(0.001, until - time.monotonic())
     if status.Status != 0:
-        log.warning("query_refused", peer=peer.ae_title, level=level, status=f"0x{status.Status:04X}")
+        log.warning("query_refused", peer=peer.ae_title, level=level, status=_shown(status))
         return []
     return matches
 

@@ -101,12 +101,8 @@ class Walk:
         wanted: frozenset[int],
         wanted_below: Mapping[int, int],
     ) -> None:
-        self._file = file
-        self._at = start
-        self._size = size
-        self._syntax = syntax
-        self._wanted = wanted
-        self._wanted_below = wanted_below
+        self._file, self._at, self._size, self._syntax = file, start, size, syntax
+        self._wanted, self._wanted_below = wanted, wanted_below
         self.coding = _CODINGS.get(syntax, _EXPLICIT)
         self.values: dict[int, bytes] = {}
         self.uids_below: dict[int, set[str]] = {tag: set() for tag in wanted_below.values()}
@@ -118,17 +114,17 @@ class Walk:
         """Walk to the end of the file, which must be the end of an element."""
         self._dataset(self.coding, self._size, None, 0)
 
-    def _take(self, count: int) -> bytes:
+    def _advance(self, count: int) -> int:
         if count > self._size - self._at:
             refuse(CANNOT_UNDERSTAND, f"cut off: {count} bytes expected, {self._size - self._at} left")
         self._at += count
-        return self._file.read(count)
+        return count
+
+    def _take(self, count: int) -> bytes:
+        return self._file.read(self._advance(count))
 
     def _skip(self, count: int) -> None:
-        if count > self._size - self._at:
-            refuse(CANNOT_UNDERSTAND, f"cut off: {count} bytes expected, {self._size - self._at} left")
-        self._at += count
-        self._file.seek(count, 1)
+        self._file.seek(self._advance(count), 1)
 
     def _dataset(self, coding: _Coding, end: int | None, below: int | None, depth: int) -> None:
         """Walk elements up to `end`, or to the item's delimiter; UIDs of tag `below` are collected."""
