@@ -34,7 +34,7 @@ def draw_curves(
     axes = figure.add_subplot(xlabel=across, ylabel=up, xlim=(0, 1))
     for side, points in curves.items():
         colour, line = STYLES[side]
-        axes.plot(*np.array(points).T, line, color=colour, label=side, marker=marker, markersize=4)
+        axes.plot(*np.array(points).T[:2], line, color=colour, label=side, marker=marker, markersize=4)
     axes.set_ylim(0, 1 if square else None)
     if square:
         axes.plot([0, 1], [0, 1], ":", color="#777777", linewidth=0.8)
