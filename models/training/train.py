@@ -157,23 +157,22 @@ def _choose(network: Network, features: Tensor, frames: Frames, plan: Plan, fit:
     asked, told = fit.scores(frames.folds), _losses(file.parents[1], fit)
     shown, truths = features[0, torch.from_numpy(asked)], frames.labels[asked] == 1
     losses: list[float] = []
-    best: dict[str, Tensor] = {}
+    best: list[Tail] = []
 
     def watch(tail: Tail, epoch: Epoch) -> None:
         losses.append(_log_loss(margins(tail, shown), truths))
         if losses[-1] == min(losses):
-            best.update({name: values.clone() for name, values in tail.state_dict().items()})
+            best[:] = [copy.deepcopy(tail)]
         del epoch
 
     rows = torch.from_numpy(np.flatnonzero(fit.learns(frames.folds)))
-    tail = learn(
+    learn(
         network, features[:, rows], frames.labels[rows.numpy()], plan.settings,
         epochs=plan.settings.epochs, seed=fit.seed, watch=watch,
     )  # fmt: skip
-    tail.load_state_dict(best)
     chosen = int(np.argmin(losses)) + 1
     write_whole(told, json.dumps({"log_loss": losses, "chosen": chosen}, indent=1) + "\n")
-    return tail
+    return best[0]
 
 
 def _losses(out: Path, fit: Fit) -> Path:
