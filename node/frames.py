@@ -29,7 +29,6 @@ from pipeline.clean.view import synthetic_share
 from pipeline.decode import count_frames, decode, decode_frames
 from pipeline.errors import DecodeError
 from pipeline.frame import Box, CleanFrame, Frame, LedgerEntry, Pixels, RejectedFrame
-from pipeline.memory import keep_freed_memory
 from pipeline.tools import open_cleaner
 
 BATCH = 8
@@ -102,7 +101,6 @@ class FrameReader:
         self.recipe_digest = recipe.digest
         self._settings = settings
         self._threads = settings.worker_threads or os.cpu_count() or 1
-        keep_freed_memory()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reader")
         self._cleaner = open_cleaner(recipe, threads=self._threads)
         # The gate has a detector, whatever the recipe leaves out.

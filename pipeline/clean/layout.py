@@ -111,7 +111,8 @@ def layout_text(
     """
     if layout is not None and layout.text is not None and confirms(layout.text, pixels, area):
         mask = layout.text.mask
-        return mask | standing(cv2.copyTo(layout.places, (~mask).view(np.uint8)), pixels), True
+        beside = cv2.copyTo(layout.places, (~mask).view(np.uint8)).astype(np.uint8, copy=False)
+        return mask | standing(beside, pixels), True
     mask = found = find_text(detector, pixels)
     for other in (layout,) if layout is not None and layout.text is not None else layouts:
         if is_near(other.places.shape, found.shape) and _meets(other.places, found):

@@ -86,7 +86,7 @@ def refusal(pixels: Pixels, area: ContentArea, limits: QualityLimits) -> Reason 
     return "out_of_focus" if sharpness(green, inside.view(np.bool_)) < limits.out_of_focus_below else None
 
 
-def _levels(plane: NDArray[Any], inside: NDArray[np.uint8]) -> NDArray[np.float64]:
+def _levels(plane: NDArray[Any], inside: NDArray[Any]) -> NDArray[np.float64]:
     """Return ``(256,)``, how many pixels within a mask have each level."""
     return cv2.calcHist([plane], [0], inside, [256], [0, 256]).ravel().astype(np.float64)
 

@@ -37,3 +37,14 @@ def test_what_is_no_header_is_one_clear_error(tmp_path: Path) -> None:
     path.write_bytes(zlib.compress(b"nothing") * 50)
     with pytest.raises(DecodeError, match="instance unknown: a readable image header was expected"):
         read_header(path)
+
+
+def test_a_header_without_the_length_of_its_meta_group_is_read(instance_of: Write) -> None:
+    """Old writers leave it out or get it wrong; what follows the group says where it ends."""
+    path = instance_of(bytes(12), Rows=2, Columns=2, SamplesPerPixel=3)
+    stored = path.read_bytes()
+    assert stored[132:136] == b"\x02\0\0\0"
+    wrong = stored[:140] + b"\x07\0\0\0" + stored[144:]
+    for altered in (stored[:132] + stored[144:], wrong):
+        path.write_bytes(altered)
+        assert read_header(path)["Rows"].value == 2

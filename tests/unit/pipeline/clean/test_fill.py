@@ -1,9 +1,12 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from pipeline.clean.fill import Inpainter, fill, navier_stokes, telea
+from pipeline.clean.fill import RADIUS, REACH, Inpainter, fill, navier_stokes, telea
+from pipeline.frame import Pixels
 from tests.unit.pipeline.conftest import Mucosa
 
 EVERYWHERE = np.ones((120, 160), np.bool_)
@@ -121,3 +124,33 @@ def test_a_filled_frame_filled_again_keeps_its_outside(mucosa: Mucosa) -> None:
     twice, _ = fill(once, mask, EVERYWHERE)
     assert (twice[~mask] == frame[~mask]).all()
     assert np.abs(twice.astype(int) - once).max() <= 8
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    top=st.integers(0, 400), left=st.integers(0, 500),
+    rows=st.integers(1, 400), columns=st.integers(1, 400), edge=st.integers(0, 600),
+)  # fmt: skip
+def test_the_border_is_no_source_as_far_round_a_hole_as_the_hole_is_deep(
+    top: int, left: int, rows: int, columns: int, edge: int
+) -> None:
+    """How deep it is is looked up near it alone, to save time: the whole frame must say the same."""
+    told: list[NDArray[np.bool_]] = []
+
+    def listen(pixels: Pixels, unknown: NDArray[np.bool_]) -> Pixels:
+        told.append(unknown)
+        return pixels
+
+    content = np.ones((480, 640), np.bool_)
+    content[:, :edge] = False
+    mask = np.zeros_like(content)
+    mask[top : top + rows, left : left + columns] = True
+    fill(np.zeros((480, 640, 3), np.uint8), mask, content, inpainter=listen)
+    hole = mask & content
+    if not hole.any() or not (content & ~hole).any():
+        assert not told
+        return
+    depth = cv2.distanceTransform((hole | ~content).astype(np.uint8), cv2.DIST_L2, 3)[hole].max()
+    reach = max(REACH, int(depth) + 2 * RADIUS)
+    near = cv2.dilate(hole.astype(np.uint8), np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)) > 0
+    assert (told[0] == (hole | (near & ~content))).all()

@@ -1,15 +1,18 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.clean.content_area import ContentArea, find_content_area
-from pipeline.clean.quality import QualityLimits, Reason, refusal, sharpness
+from pipeline.clean.quality import CLIPPED, COLOURLESS, QualityLimits, Reason, refusal, sharpness
 from pipeline.frame import Pixels
 from tests.unit.pipeline.conftest import Mucosa, Outline
 
@@ -75,6 +78,27 @@ def test_a_frame_with_nothing_left_to_measure_is_refused() -> None:
     frame = np.full((64, 64, 3), 90, np.uint8)
     empty = ContentArea(box=(0, 0, 64, 64), mask=np.zeros((64, 64), np.bool_))
     assert refusal(frame, empty, LIMITS) == "solid_colour"
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_frame_is_refused_from_just_below_its_shares_and_just_above_its_median(seed: int) -> None:
+    """They are read off histograms: numpy, which sorts and counts, must agree to the last bit."""
+    random = np.random.default_rng(seed)
+    frame = random.integers(180, 256, (9, 12, 3), dtype=np.uint8)
+    mask = random.random((9, 12)) < 0.5
+    mask[0, 0] = True
+    area = ContentArea(box=(0, 0, 12, 9), mask=mask)
+    pale, bright = frame.min(axis=2)[mask], frame.max(axis=2)[mask]
+    reflected, saturated = float((pale >= COLOURLESS).mean()), float((bright >= CLIPPED).mean())
+    dark = float(np.median(bright))
+    loose = QualityLimits(reflected, saturated, dark, 0.0, 0.0)
+    assert refusal(frame, area, loose) is None
+    if reflected:
+        tight = replace(loose, fully_reflected_above=np.nextafter(reflected, 0))
+        assert refusal(frame, area, tight) == "fully_reflected"
+    if saturated:
+        assert refusal(frame, area, replace(loose, saturated_above=np.nextafter(saturated, 0))) == "saturated"
+    assert refusal(frame, area, replace(loose, too_dark_below=np.nextafter(dark, 256))) == "too_dark"
 
 
 @pytest.mark.data
