@@ -234,10 +234,10 @@ def run_cells(study: Study, *, jobs: int) -> list[dict[str, Any]]:
     with ProcessPoolExecutor(jobs, context, start, (study.run,)) as pool, file.open("a") as out:
         tasks = {pool.submit(measure, cell): cell for cell in left}
         for task in as_completed(tasks):
-            cell, line = tasks[task], task.result()
-            out.write(json.dumps(line) + "\n")
+            cell, text = tasks[task], json.dumps(task.result())
+            out.write(text + "\n")
             out.flush()
-            lines[cell] = line
+            lines[cell] = line = json.loads(text)
             spent[cell.kind].append(line["seconds"])
             left.remove(cell)
             minutes = sum(_seconds(each, spent) for each in left) / jobs / 60
@@ -258,7 +258,7 @@ def say(text: str) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """Cells of one method and width: ``(sets, N)`` probabilities of the frames at ``places``."""
+    """Cells of one method and width: ``(sets, N)`` probabilities of the frames at ``places``, ascending."""
 
     probabilities: NDArray[np.float64]
     places: NDArray[np.int64]
@@ -279,8 +279,9 @@ def gather(study: Study, lines: Sequence[dict[str, Any]], *, key: str = "margins
         )
         for draw in draws
     ]
-    places = [np.flatnonzero(study.frames.folds == fold) for fold in folds]
-    return Read(np.array(rows), np.concatenate(places))
+    places = np.concatenate([np.flatnonzero(study.frames.folds == fold) for fold in folds])
+    table_order = np.argsort(places)
+    return Read(np.array(rows)[:, table_order], places[table_order])
 
 
 def _fitted(study: Study, line: dict[str, Any]) -> dict[str, float]:
