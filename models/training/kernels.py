@@ -1,9 +1,10 @@
 """A twin in the arithmetic of ONNX Runtime's integer kernels on x86-64, to the bit.
 
-A twin in float is right to a rounding error, and rounding makes that much of it: of two sums that differ in
-the last bit, one may round up and one down, and fifty layers later the logits differ by about as much as
-quantisation itself costs. In float32 and in float64 the same twin differs so. Here sums are exact and the one
-multiplication before each rounding is the kernel's own, so that what the integers give can be known in torch.
+A twin in float is right to a rounding error, and its biases are no integers; rounding makes much of
+either. Of two sums next to each other one may round up and one down, and fifty layers later the logits
+differ by about as much as quantisation itself costs, in float32 and in float64 (docs/models.md tells how
+it grows). Here biases are the runtime's integers, sums are exact and the one multiplication before each
+rounding is the kernel's own, so that what the integers give, of 8 bits or fewer, can be known in torch.
 """
 
 from collections.abc import Callable
