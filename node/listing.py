@@ -18,6 +18,7 @@ from db.tables import (
     PredictionRow,
     ResultObjectRow,
 )
+from models.patient import FOREIGN
 from node.house import Node
 
 EXAMS_AT_ONCE = 500
@@ -45,6 +46,12 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
     ids = [exam.id for exam, _ in exams]
     kept = (FrameRow.exam_id, FrameRow.kept)
     frames = _by_first(session, select(*kept, func.count()).where(FrameRow.exam_id.in_(ids)).group_by(*kept))
+    foreign = _by_first(
+        session,
+        select(FrameRow.exam_id, func.count())
+        .where(FrameRow.exam_id.in_(ids), FrameRow.reason == FOREIGN)
+        .group_by(FrameRow.exam_id),
+    )
     predictions = _by_first(
         session,
         select(PredictionRow.exam_id, PredictionRow, ModelPackageRow)
@@ -117,6 +124,7 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
                 "expected": exam.expected_count,
                 "kept": counted.get(True, 0),
                 "rejected": counted.get(False, 0),
+                "out_of_distribution": sum(count for (count,) in foreign[exam.id]),
                 "quarantined": sum(count for (count,) in quarantined[exam.study_instance_uid]),
             },
             "completeness": {

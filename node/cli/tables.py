@@ -89,6 +89,8 @@ def _remarks(exam: dict[str, Any]) -> list[str]:
             f"failed at {exam['error']['step']}: {_printable(exam['error']['text'] or '')}; "
             f"`endonode retry {exam['exam_id']}` takes it up again"
         )
+    if foreign := exam["counts"]["out_of_distribution"]:
+        said.append(f"{foreign} of {exam['counts']['kept']} frames are out of distribution and did not vote")
     unreadable = {frame["sop_instance_uid"]: frame["text"] for frame in exam["unreadable"]}
     said += [f"not read: {_printable(text)}" for text in list(unreadable.values())[:UNREADABLE_SHOWN]]
     if len(unreadable) > UNREADABLE_SHOWN:

@@ -12,8 +12,10 @@ import pytest
 
 from models.dataset import Dataset, DatasetError, load_dataset
 from models.evaluate import describe, measure, predict, warnings_of, write_predictions
+from models.ood import learn_rarity
 from models.package import load_package
 from models.run_folder import to_json, write_run
+from tests.foreign_colours import tell_foreign
 from tests.painted_dataset import read_rows, write_rows
 
 Write = Callable[..., Path]
@@ -145,6 +147,25 @@ def test_patients_are_read_by_the_packages_rule_and_one_without_a_reading_is_wro
         assert sum(math.comb(6, n) * chance**n * (1 - chance) ** (6 - n) for n in range(4)) == pytest.approx(
             0.025, abs=1e-3
         )
+
+
+def test_a_foreign_frame_keeps_its_probability_and_has_no_vote(
+    package: Path, dataset: Dataset, outcomes: Outcomes, tmp_path: Path
+) -> None:
+    """Of D's shades only 80 is among those learnt from: alone it calls D healthy."""
+    evaluated(package, dataset, outcomes, tmp_path / "before")
+    known = [view for view in outcomes if not isinstance(view, str) and view[0, 0, 0] < 140]
+    tell_foreign(package, learn_rarity(np.stack(known)), threshold=5.0)
+    metrics = evaluated(package, dataset, outcomes, tmp_path / "after")
+    before, after = (read_rows(tmp_path / name / "frames.csv") for name in ("before", "after"))
+    assert [row["probability"] for row in before] == [row["probability"] for row in after]
+    assert {row["path"]: (row["kept"], row["reason"]) for row in after if row["reason"]} == {
+        **dict.fromkeys(("A2", "D0", "D1"), ("true", "out_of_distribution")), "E0": ("false", "blurred"),
+    }  # fmt: skip
+    patients = {row["patient"]: row for row in read_rows(tmp_path / "after" / "patients.csv")}
+    assert (patients["D"]["reading"], patients["D"]["used"]) == ("healthy", "1")
+    assert metrics["counts"]["out_of_distribution"] == 3
+    assert "13 of 14 frames read (3 out of distribution, without a vote), 1 blurred" in describe(metrics)
 
 
 def test_everything_is_counted_and_named(

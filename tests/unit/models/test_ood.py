@@ -1,7 +1,5 @@
 """Scores of foreignness against plain sums, and their figures where the truth is known in closed form."""
 
-import hashlib
-import io
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -31,6 +29,7 @@ from models.package import load_package
 from models.patient import FOREIGN, predict_frames
 from models.run_folder import write_table
 from pipeline.frame import FrameSource
+from tests.foreign_colours import tell_foreign
 
 Write = Callable[..., Path]
 
@@ -116,21 +115,6 @@ def test_colours_never_seen_are_rarer_than_any_seen() -> None:
     assert rarity(unseen[:0], table).shape == (0,)
 
 
-def written(write_package: Write, table: np.ndarray, threshold: float) -> Path:
-    """Return a package that tells foreign frames by `table`."""
-    content = io.BytesIO()
-    np.save(content, table)
-    folder = write_package()
-    (folder / "colours.npy").write_bytes(content.getvalue())
-    files = {
-        name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in ("model.onnx", "colours.npy")
-    }
-    return write_package(
-        foreign={"score": "colours", "file": "colours.npy", "threshold": threshold}, files=files
-    )
-
-
 def test_a_package_that_tells_foreign_frames_keeps_their_probability_and_takes_their_vote(
     write_package: Write,
 ) -> None:
@@ -138,7 +122,7 @@ def test_a_package_that_tells_foreign_frames_keeps_their_probability_and_takes_t
     views, sources = np.concatenate([known, other]), [FrameSource("1.2", number) for number in (1, 2)]
     plain = load_package(write_package())
     untold = predict_frames(Classifier(plain).score(views), sources, plain)
-    package = load_package(written(write_package, learn_rarity(known), 1.0))
+    package = load_package(tell_foreign(write_package(), learn_rarity(known), threshold=1.0))
     told = predict_frames(Classifier(package).score(views), sources, package)
     assert [frame.reason for frame in untold] == [None, None]
     assert [frame.reason for frame in told] == [None, FOREIGN]
@@ -149,7 +133,7 @@ def test_a_score_exactly_at_the_threshold_is_known(write_package: Write) -> None
     """The threshold is a known frame's own score: that one is kept."""
     views = np.full((1, 224, 224, 3), 90, np.uint8)
     table = np.full(16**3, 2.5, np.float16)
-    package = load_package(written(write_package, table, 2.5))
+    package = load_package(tell_foreign(write_package(), table, threshold=2.5))
     (frame,) = predict_frames(Classifier(package).score(views), [FrameSource("1.2", 1)], package)
     assert frame.reason is None
 
@@ -159,7 +143,7 @@ def test_a_score_exactly_at_the_threshold_is_known(write_package: Write) -> None
     ids=["float64", "too few", "not finite"],
 )  # fmt: skip
 def test_a_file_of_anything_else_is_refused(write_package: Write, table: np.ndarray) -> None:
-    package = load_package(written(write_package, table, 1.0))
+    package = load_package(tell_foreign(write_package(), table, threshold=1.0))
     with pytest.raises(PackageError, match=r"colours\.npy: 4096 finite float16"):
         Classifier(package)
 

@@ -27,7 +27,7 @@ KEYS = {
         "unpredicted_reason", "probability", "t", "k", "model", "body_part_stated", "evidence", "unreadable",
         "result_uids", "deliveries", "committed", "error", "seconds",
     },
-    "counts": {"received", "expected", "kept", "rejected", "quarantined"},
+    "counts": {"received", "expected", "kept", "rejected", "out_of_distribution", "quarantined"},
     "completeness": {"verdict", "reason", "expected", "missing"},
     "model": {"name", "version", "digest"},
     "evidence": {"sop_instance_uid", "frame_number", "label", "probability", "confidence", "voted", "reason",

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,12 +25,13 @@ from db.tables import (
     PredictionRow,
     ResultObjectRow,
 )
-from models.package import load_package
+from models.package import REFERENCE, load_package
 from models.patient import FOREIGN, FramePrediction
 from node.demo.painting import paint_frame
 from node.demo.wrapping import wrap
 from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
+from node.listing import list_exams
 from node.quarantine import move_study
 from node.reading import choose_shown, decide, read_exam
 from node.results.page import draw_pages
@@ -39,6 +41,7 @@ from pipeline.clean.near_duplicates import fingerprint
 from pipeline.clean.recipe import DEFAULT
 from pipeline.clean.text import Quad
 from pipeline.frame import FrameSource, Pixels
+from tests.foreign_colours import tell_foreign
 from tests.unit.node.conftest import ClaimOf, Sender
 
 STUDY = "1.2.3"
@@ -197,6 +200,25 @@ def test_a_frame_that_is_painted_in_or_foreign_does_not_vote(
         ]
     else:
         assert [(frame.frame_number, voted) for frame, voted in shown] == [(2, True)]
+
+
+def test_an_exam_of_foreign_frames_is_unpredicted_and_says_so_wherever_it_is_told(
+    node: Node, send: Sender, claim_of: ClaimOf, reports: list[Report], tmp_path: Path
+) -> None:
+    """With every colour as rare as none learnt from, no frame may vote, however confident."""
+    shutil.copytree(REFERENCE, tmp_path / "package")
+    folder = tell_foreign(tmp_path / "package", np.ones(4096, np.float16), threshold=0.5)
+    reader = FrameReader(load_package(folder), DEFAULT, Settings(worker_threads=1))
+    keep(send, 1)
+    read_exam(node, reader, close(node, claim_of))
+    reader.close()
+    (frame,), (prediction,) = rows(node, FrameRow), rows(node, PredictionRow)
+    assert (frame.kept, frame.reason, frame.probability is None) == (True, FOREIGN, False)
+    assert (prediction.reading, prediction.unpredicted_reason) == ("unpredicted", FOREIGN)
+    assert (reports[0].unpredicted_reason, reports[0].frames_foreign) == (FOREIGN, 1)
+    (exam,) = list_exams(node)
+    assert exam["counts"]["out_of_distribution"] == 1
+    assert (exam["unpredicted_reason"], exam["evidence"][0]["reason"]) == (FOREIGN, FOREIGN)
 
 
 def test_near_duplicates_vote_once(reader: FrameReader) -> None:

@@ -5,11 +5,16 @@ import pytest
 from node.cli.tables import print_exams, print_quarantined
 
 
+COUNTS = {
+    "received": 42, "expected": 42, "kept": 40, "rejected": 2, "out_of_distribution": 0, "quarantined": 0,
+}  # fmt: skip
+
+
 def exam(**changed: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
         "exam_id": "9f3a27c1d0b4", "patient_id": "P1", "issuer_of_patient_id": "", "state": "delivered",
         "revision": 1, "superseded_by": None, "has_conflict": False,
-        "counts": {"received": 42, "expected": 42, "kept": 40, "rejected": 2, "quarantined": 0},
+        "counts": COUNTS,
         "completeness": {"verdict": "complete", "reason": "set", "expected": 42, "missing": 0},
         "reading": "ibd", "unpredicted_reason": None, "probability": 0.971, "error": None, "deliveries": [],
         "unreadable": [],
@@ -45,6 +50,13 @@ def test_an_unpredicted_exam_says_why(capsys: pytest.CaptureFixture[str]) -> Non
     assert "no frames" in out
 
 
+def test_frames_out_of_distribution_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever wonders at an abstention sees that the frames, not their confidence, were the reason."""
+    counts = {**COUNTS, "out_of_distribution": 3}
+    assert "3 of 40 frames are out of distribution" in shown(capsys, exam(counts=counts))
+    assert "out of distribution" not in shown(capsys, exam())
+
+
 def test_a_patient_without_id_is_called_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no patient ID" in shown(capsys, exam(patient_id=""))
 
@@ -63,7 +75,7 @@ def test_remarks_name_the_command_that_helps(capsys: pytest.CaptureFixture[str])
         exam(state="failed", error={"step": "read", "text": "the model is gone"}),
         exam(superseded_by="aaaaaaaaaaaa"),
         exam(has_conflict=True),
-        exam(counts={"received": 1, "expected": None, "kept": 0, "rejected": 0, "quarantined": 3}),
+        exam(counts={**COUNTS, "received": 1, "expected": None, "kept": 0, "rejected": 0, "quarantined": 3}),
         exam(deliveries=[{"peer": "PACS", "state": "pending", "attempts": 2, "error": "PACS is down"}]),
         exam(deliveries=[{"peer": "PACS", "state": "delivered", "attempts": 2, "error": "old news"}]),
     )

@@ -80,6 +80,15 @@ def test_a_frame_that_did_not_vote_is_labelled(written: list[str]) -> None:
     assert "voted" not in written
 
 
+def test_how_many_frames_are_foreign_is_said_and_nothing_where_none_is(written: list[str]) -> None:
+    """An abstention for the frames' kind asks for another exam, not for a better view of the same."""
+    draw_pages(make_report(frames_foreign=3))
+    assert "3 of 15 frames unlike those learnt from: without a vote." in written
+    written.clear()
+    draw_pages(make_report())
+    assert not [line for line in written if "unlike" in line]
+
+
 def test_a_frame_that_rests_on_filled_pixels_says_so(written: list[str]) -> None:
     """It reached the threshold: without the reason its reader would look for another."""
     panel = make_panel(voted=False, reason="rests_on_filled", synthetic_share=0.406)
