@@ -4,7 +4,6 @@ import pytest
 
 from node.cli.tables import print_exams, print_quarantined
 
-
 COUNTS = {
     "received": 42, "expected": 42, "kept": 40, "rejected": 2, "out_of_distribution": 0, "quarantined": 0,
 }  # fmt: skip
