@@ -5,6 +5,7 @@ move: MobileNetV2 so trains unsteadily, and only at a third of the rate.
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,24 @@ def add_norms(stages: nn.Sequential, features: Tensor) -> nn.Sequential:
     for hook in hooks:
         hook.remove()
     return normed
+
+
+def settle_norms(stages: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give the norms that were added the statistics of these ``(N, channels, h, w)``; they end in evaluation.
+
+    Those of training are of windows, which hold more of a map's rim than a whole frame does, and of weights
+    that the mean of all steps is not.
+    """
+    norms = [module for module in stages.modules() if isinstance(module, AddedNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # every batch counts alike
+        norm.train()
+    with torch.no_grad():
+        for batch in batches if norms else ():
+            stages(batch)
+    for norm in norms:
+        norm.eval()
 
 
 def fold_norms(stages: nn.Sequential) -> nn.Sequential:

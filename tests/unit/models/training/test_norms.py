@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from models.training.mobilenet_v2 import Block
-from models.training.norms import AddedNorm, add_norms, fold_norms
+from models.training.norms import AddedNorm, add_norms, fold_norms, settle_norms
 
 
 def make_stages() -> nn.Sequential:
@@ -45,3 +45,16 @@ def test_folded_norms_leave_the_published_layers_and_their_effect() -> None:
     assert count(folded, nn.BatchNorm2d) == 1
     assert [*folded.state_dict()] == [*make_stages().state_dict()]
     assert torch.allclose(folded(FEATURES), normed(FEATURES), atol=1e-4)
+
+
+@torch.no_grad()
+def test_settled_norms_have_the_statistics_of_what_is_shown_whole_and_published_ones_keep_theirs() -> None:
+    normed = add_norms(make_stages(), FEATURES)
+    own = normed[2][1]
+    kept = own.running_mean.clone()
+    settle_norms(normed, [FEATURES[..., :4], FEATURES[..., 5:]])
+    made = [normed[0][0](part) for part in (FEATURES[..., :4], FEATURES[..., 5:])]
+    first = normed[0][1]
+    assert torch.allclose(first.running_mean, torch.stack([each.mean((0, 2, 3)) for each in made]).mean(0))
+    assert not any(module.training for module in normed.modules())
+    assert torch.equal(own.running_mean, kept)
