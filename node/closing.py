@@ -53,14 +53,8 @@ def close_exam(node: Node, claim: Claim) -> None:
 def _due_at(session: Session, exam: ExamRow) -> dt.datetime:
     """Return when the exam may be closed: after its quiet time, and never while an object is arriving."""
     alive_since = utc_now() - dt.timedelta(seconds=ARRIVAL_BEATS_S)
-    arriving = session.scalar(
-        select(
-            exists().where(
-                ArrivalRow.study_instance_uid == exam.study_instance_uid, ArrivalRow.beat_at > alive_since
-            )
-        )
-    )
-    if arriving:
+    of_study = ArrivalRow.study_instance_uid == exam.study_instance_uid
+    if session.scalar(select(exists().where(of_study, ArrivalRow.beat_at > alive_since))):
         return max(exam.closes_at, utc_now() + dt.timedelta(seconds=ARRIVAL_CHECK_S))
     return exam.closes_at
 

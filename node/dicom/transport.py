@@ -44,14 +44,6 @@ LINGER_S = 2.0
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-def listen(address: str, port: int) -> socket.socket:
-    """Open a listening socket: the one place where that happens."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.create_server((address, port), family=family, backlog=128)
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
-    return listening
-
-
 class Listener:
     """Accepts connections and hands each to `serve` in a thread of its own: none keeps others waiting.
 
@@ -67,7 +59,9 @@ class Listener:
     """
 
     def __init__(self, address: str, port: int, serve: Callable[[socket.socket, Any], None]) -> None:
-        self._socket = listen(address, port)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.create_server((address, port), family=family, backlog=128)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it
         self.port = int(self._socket.getsockname()[1])
         self._serve = serve
         self._thread = threading.Thread(target=self._accept, name="listener", daemon=True)

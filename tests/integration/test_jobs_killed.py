@@ -31,7 +31,11 @@ class Worker:
         with log.open("w") as output:
             environment = {"PYTHONPATH": str(source)}
             self.process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-        until(lambda: "ready as " in self.said() or self.process.poll() is not None)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it has begun to take jobs, or has ended over one."""
+        return "ready as " in self.said() or self.process.poll() is not None
 
     @property
     def owner(self) -> str:
@@ -59,6 +63,7 @@ def start(database: Database, tmp_path: Path) -> Iterator[Start]:
     def run(*, beat_s: float = BEAT_S, source: Path = ROOT) -> Worker:
         log = tmp_path / f"worker{len(workers)}.log"
         workers.append(Worker(database.url, log, beat_s=beat_s, source=source))
+        until(lambda: workers[-1].is_up, 60)
         return workers[-1]
 
     yield run
