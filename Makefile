@@ -119,6 +119,7 @@ reference-model: $(VENV)/.test ## train models/reference anew from ../shared/dat
 		--weights $(REFERENCE_DATA)/weights/mobilenet_v2_imagenet_dequant_fp32.onnx --out $(RUN)
 	$(BIN)/python -m models quantize --run $(RUN)
 	$(BIN)/python -m models calibrate --run $(RUN)
+	$(BIN)/python -m models foreign --run $(RUN) --data $(REFERENCE_DATA)
 	$(BIN)/python -m models package --run $(RUN) --out models/reference --name endonode-reference-mobilenetv2
 	cp $(RUN)/oof_float.csv $(RUN)/oof_int8.csv docs/results/
 

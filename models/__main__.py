@@ -23,6 +23,7 @@ TRAINING_VERBS = {
     "train": "Train networks on the folds of a data set.",
     "quantize": "Turn a trained network into 8-bit integers.",
     "calibrate": "Fit temperature, offset, t and k.",
+    "foreign": "Say how well frames of other kinds are told from those learnt from.",
     "package": "Write a package that a node can use.",
     "report": "Write what a run found as a page with pictures.",
 }

@@ -134,7 +134,7 @@ def read_foreign(file: Path) -> list[dict[str, str]]:
         with file.open(newline="", encoding="utf-8") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: the table of models.training.foreign was expected: {error}") from error
+        raise ModelError(f"{file}: the table of `python -m models foreign` was expected: {error}") from error
     if not {*COLUMNS} <= {*(rows[0] if rows else ())} or not any(row["set"] == KNOWN for row in rows):
         raise ModelError(f"{file}: known frames and the columns {', '.join(COLUMNS)} were expected")
     return rows

@@ -12,8 +12,11 @@ from models.grid import as_rows, choose, tables
 from models.outcome import COLUMNS, figures, read_table
 from models.patient import calibrate as to_probability
 from models.run_folder import to_json, write_table, write_whole
+from models.training.chance import chance_and_leakage
+from models.training.learner import embed, keep_freed_memory
 from models.training.mil import compare_rules
 from models.training.run import INNER, OUTER, Frames, load_frames, read_margins, read_plan
+from models.training.train import build
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -25,13 +28,19 @@ def calibrate(
     *, run: Annotated[Path, typer.Option(metavar="DIR", help="Run folder that quantize wrote to.")]
 ) -> None:
     """Fit what turns margins into readings, on the inner folds, and write every out-of-fold figure."""
+    keep_freed_memory()
     plan = read_plan(run)
     frames = load_frames(plan, run)
     for side in SIDES:
         rows = calibrated(frames, run / f"{side}.csv")
         write_table(run / f"oof_{side}.csv", COLUMNS, ([row[name] for name in COLUMNS] for row in rows))
     found = figures(*(read_table(run / f"oof_{side}.csv") for side in SIDES))
-    write_whole(run / "figures.json", to_json({**found, "mil": compare_rules(run, plan, frames)}))
+    untrained = embed(build(plan), frames.views)
+    told = {
+        "chance_and_leakage": chance_and_leakage(frames, untrained),
+        "mil": compare_rules(run, plan, frames),
+    }
+    write_whole(run / "figures.json", to_json({**found, **told}))
     shipped, grids = choose_for_all(run / "oof_int8.csv", frames)
     write_whole(run / "calibration.json", to_json(shipped))
     write_table(run / "grid.csv", list(grids[0]), (list(row.values()) for row in grids))

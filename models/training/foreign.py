@@ -1,4 +1,4 @@
-"""``python -m models.training.foreign``: how well frames of other kinds are told from those learnt from.
+"""``python -m models foreign``: how well frames of other kinds are told from those learnt from.
 
 Every network and every table of colours reads the fold that it never saw, beside frames of other kinds which
 are encoded as the known ones were. No frame of another kind takes part in a score or its threshold.
@@ -140,10 +140,3 @@ def encode_as_known(images: Path, out: Path) -> Dataset:
             rows.append((path, "healthy", path, path, name))  # the label means nothing here
     write_table(out / "frames.csv", ("patient", "label", "path", "group", "kind"), rows)
     return load_dataset(out / "frames.csv", out)
-
-
-if __name__ == "__main__":
-    try:
-        app()
-    except ModelError as error:
-        sys.exit(f"error: {error}")

@@ -19,10 +19,9 @@ from models.evaluate import TRAINING_FRAMES
 from models.ood import learn_rarity
 from models.package import MANIFEST, MODEL
 from models.run_folder import write_whole
-from models.training.chance import chance_and_leakage
 from models.training.export import SCALE, ZERO_POINT
 from models.training.foreign import choose_for_all
-from models.training.learner import embed, join, keep_freed_memory, read_frozen
+from models.training.learner import join, keep_freed_memory, read_frozen
 from models.training.learner import train as learn
 from models.training.quantising import OUTPUTS, Quantising
 from models.training.quantize import to_int8
@@ -58,7 +57,6 @@ def package(
     figures, chosen = (json.loads(_read(run / f"{each}.json")) for each in ("figures", "calibration"))
     epochs = _usual_epochs(run, plan, frames)
     network = build(plan)
-    untrained = embed(network, frames.views)
     tail = learn(
         network, read_frozen(network, frames.views, plan.settings), frames.labels, plan.settings,
         epochs=epochs, seed=plan.seeds[0], checkpoint=run / "models" / "all.part.pt",
@@ -100,7 +98,7 @@ def package(
             "seeds": list(plan.seeds),
         },
         "metrics": {
-            "protocol": PROTOCOL, "chance_and_leakage": chance_and_leakage(frames, untrained),
+            "protocol": PROTOCOL,
             "t_and_k_tied": chosen["tied"], **figures,
         },
     }  # fmt: skip

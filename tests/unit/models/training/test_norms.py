@@ -1,10 +1,19 @@
 """Batch norm that is put in changes nothing at first, and nothing is lost when it is folded away."""
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from torch import nn
 
 from models.training.mobilenet_v2 import Block
 from models.training.norms import AddedNorm, add_norms, fold_norms, settle_norms
+
+
+@pytest.fixture(autouse=True)
+def _without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
 
 
 def make_stages() -> nn.Sequential:
@@ -21,7 +30,6 @@ def count(stages: nn.Module, kind: type[nn.Module]) -> int:
     return sum(type(module) is kind for module in stages.modules())
 
 
-@torch.no_grad()
 def test_added_norms_begin_by_changing_nothing() -> None:
     stages = make_stages()
     normed = add_norms(stages, FEATURES)
@@ -32,7 +40,6 @@ def test_added_norms_begin_by_changing_nothing() -> None:
     assert count(stages, AddedNorm) == 0
 
 
-@torch.no_grad()
 def test_folded_norms_leave_the_published_layers_and_their_effect() -> None:
     normed = add_norms(make_stages(), FEATURES)
     for module in normed.modules():
@@ -47,7 +54,6 @@ def test_folded_norms_leave_the_published_layers_and_their_effect() -> None:
     assert torch.allclose(folded(FEATURES), normed(FEATURES), atol=1e-4)
 
 
-@torch.no_grad()
 def test_settled_norms_have_the_statistics_of_what_is_shown_whole_and_published_ones_keep_theirs() -> None:
     normed = add_norms(make_stages(), FEATURES)
     own = normed[2][1]
