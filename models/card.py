@@ -123,13 +123,17 @@ was found; other findings are not assessed.
 
 ## How it was made
 
-`make reference-model`. MobileNetV2 1.0/224 as published by Google (ImageNet, Apache-2.0); its stages from the
-{trained["trained_from_stage"]}th on and a new head were trained for {trained["epochs"]} epochs on HyperKvasir
+`make reference-model`. MobileNetV2 1.0/224 as published by Google (ImageNet, Apache-2.0); its stages after
+the {trained["trained_from_stage"]}th and a new head were trained for {trained["epochs"]} epochs on HyperKvasir
 (Borgli et al., Scientific Data 7:283, 2020; CC BY 4.0, permission asked for commercial use: here research
 only). Quantised to 8 bits ({quantised["method"]}, ranges by {quantised["rule"]}) on
 {quantised["frames"]} training frames; the head stays in float. Temperature, decision offset, t and k were
 fitted after quantisation, on frames out of fold. `{trained["frames"]}` has the SHA-256 of each frame it has
 learnt from.
+
+A frame whose colours are rarer than those of 95 % of left-out training frames does not vote
+{_foreign(metrics)}. That judges colour alone: another maker's white balance may be foreign, another
+finding in usual colours is not.
 
 ## Figures
 
@@ -161,6 +165,14 @@ t = {simulated["threshold"]}, k = {simulated["top_k"]}.
 
 {shown["simulated"]}
 """
+
+
+def _foreign(metrics: Mapping[str, Any]) -> str:
+    sets = {name: found for name, found in metrics.get("foreign", {}).items() if name != "known"}
+    if not sets:
+        return "(not measured on frames of other kinds)"
+    shares = (f"{each['rejected']['value']:.0%} of {each['frames']} {name}" for name, each in sets.items())
+    return f"(rejected so: {', '.join(shares)} frames)"
 
 
 def _frames(bag: str) -> str:
