@@ -124,9 +124,9 @@ was found; other findings are not assessed.
 ## How it was made
 
 `make reference-model`. MobileNetV2 1.0/224 as published by Google (ImageNet, Apache-2.0); its stages after
-the {trained["trained_from_stage"]}th and a new head were trained for {trained["epochs"]} epochs on HyperKvasir
-(Borgli et al., Scientific Data 7:283, 2020; CC BY 4.0, permission asked for commercial use: here research
-only). Quantised to 8 bits ({quantised["method"]}, ranges by {quantised["rule"]}) on
+the {trained["trained_from_stage"]}th and a new head were trained for {trained["epochs"]} epochs on
+HyperKvasir (Borgli et al., Scientific Data 7:283, 2020; CC BY 4.0, permission asked for commercial use: here
+research only). Quantised to 8 bits ({quantised["method"]}, ranges by {quantised["rule"]}) on
 {quantised["frames"]} training frames; the head stays in float. Temperature, decision offset, t and k were
 fitted after quantisation, on frames out of fold. `{trained["frames"]}` has the SHA-256 of each frame it has
 learnt from.
