@@ -79,7 +79,8 @@ peers:
 # Acceptance tests hold the node to times and to memory: they have the machine to themselves. 5: none was asked for.
 .PHONY: test
 test: $(VENV)/.test peers ## install what the tests need and run all of them (TESTS=PATH: some; WORKERS=N)
-	@$(PYTEST) -m "not acceptance" $(TESTS) || [ $$? -eq 5 ]
+	@$(PYTEST) -m "not acceptance and not alone" $(TESTS) || [ $$? -eq 5 ]
+	@$(BIN)/pytest -m "alone and not acceptance" $(TESTS) || [ $$? -eq 5 ]
 	@if deploy/install-peers.sh --have; then $(BIN)/pytest -m acceptance $(TESTS) || [ $$? -eq 5 ]; else \
 		echo "Debian's orthanc, dcmtk, dicom3tools are not all here; left out therefore:"; \
 		$(BIN)/pytest -q --collect-only -m acceptance $(TESTS) | sed -n 's/^\(tests.*::.*\)/  \1/p'; fi

@@ -87,6 +87,7 @@ def _seconds_until_it_listens(config: Path, port: int) -> float:
         assert process.wait(90) == 0, "SIGTERM is a way to stop, not an error"
 
 
+@pytest.mark.alone
 def test_a_node_listens_within_two_seconds(tmp_path: Path) -> None:
     """A restart must not be noticed by a PACS; the best of three, since others may use this machine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -17,6 +17,8 @@ from db.engine import Database
 from db.jobs_dbos import DbosJobs
 from db.tables import AuditEventRow, JobRow
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).parents[2]
 TTL_S, BEAT_S = 1.5, 0.3
 

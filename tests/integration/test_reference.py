@@ -38,7 +38,7 @@ def test_the_reference_package_is_whole_small_and_the_default() -> None:
     assert (package.classes, package.positive) == (("healthy", "ibd"), "ibd")
     assert package.threshold in THRESHOLDS
     assert package.top_k in TOP_KS
-    files = {"model.onnx", "model.json", "MODEL_CARD.md", "frames.sha256"}
+    files = {"model.onnx", "model.json", "MODEL_CARD.md", "frames.sha256", "colours.npy"}
     assert {file.name for file in REFERENCE.iterdir()} == files
     assert sum(file.stat().st_size for file in REFERENCE.iterdir()) <= 5_000_000
 
