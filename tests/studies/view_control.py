@@ -75,7 +75,7 @@ def main() -> None:
         "protocol": "same recipe, seed 0, five folds, last epoch, uncalibrated; CI by bootstrap over "
         "pseudo-patients; dark_map: what is dark on a 16 x 16 map, alone, by logistic regression",
         "data_digest": frames.digest,
-        "machine": f"{platform.processor()}, {torch.get_num_threads()} threads",
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "masked_share": round(float(masks[:, ROWS, UNMARKED].mean()), 4),
         **{name: _read(views, frames, plan) for name, views in shown.items()},
     }
