@@ -162,13 +162,14 @@ def tables(
 def choose(grids: Sequence[Grid]) -> Choice:
     """Return the cell of the highest MCC, averaged over the bag sizes; whole patients have no say.
 
-    Of equal cells: one that leaves nobody unpredicted, then the larger t, then the larger k.
+    Of equal cells: one that leaves nobody unpredicted, then the larger t, then the smaller k, since every
+    frame that votes is searched for text, shown, and looked at by somebody.
     """
     bags = [grid for grid in grids if grid.bag is not None]
     mean = np.mean([grid.mcc for grid in bags], axis=0)
     nobody = np.sum([grid.unpredicted for grid in bags], axis=0) == 0
     best = np.argwhere(mean >= mean.max() - SAME).tolist()
-    row, column = max(best, key=lambda cell: (nobody[cell[0]], *cell))
+    row, column = max(best, key=lambda cell: (nobody[cell[0]], cell[0], -cell[1]))
     return Choice(THRESHOLDS[row], TOP_KS[column], float(mean[row, column]), len(best))
 
 

@@ -166,10 +166,10 @@ def test_the_mean_over_bags_decides_and_whole_patients_have_no_say() -> None:
     assert math.isclose(chosen.mcc, 0.8)
 
 
-def test_ties_go_to_a_threshold_that_predicts_everybody_then_the_larger_t_then_the_larger_k() -> None:
+def test_ties_go_to_a_threshold_that_predicts_everybody_then_the_larger_t_then_the_smaller_k() -> None:
     tied = dict.fromkeys([(0.87, 9), (0.90, 2), (0.90, 6), (0.94, 10)], 0.9)
     chosen = choose([grid_of(bag, tied, {0.94: 0.01, 0.91: 1.0}) for bag in BAGS])
-    assert (chosen.threshold, chosen.top_k, chosen.tied) == (0.90, 6, 4)
+    assert (chosen.threshold, chosen.top_k, chosen.tied) == (0.90, 2, 4)
     everywhere = choose([grid_of(bag, tied, dict.fromkeys(THRESHOLDS, 1.0)) for bag in BAGS])
     assert (everywhere.threshold, everywhere.top_k) == (0.94, 10)
 
