@@ -67,7 +67,6 @@ class RapidText:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # cores are shared
         options.log_severity_level = 3
-        options.enable_cpu_mem_arena = False  # 45 MB a thread less, for 30 % more time (720x576, 2 threads)
         self._session = ort.InferenceSession(
             _network(), sess_options=options, providers=["CPUExecutionProvider"]
         )
