@@ -32,22 +32,19 @@ from models.training.network import Network, resnet50_network
 from models.training.quantising import margin
 from models.training.run import INNER, OUTER, Fit
 from models.training.train import load_network
-from tests.studies.quant_study import (
+from tests.studies.quant_cells import (
     HERE,
     RESNET50,
     RESNET50_SIDE,
     SEED,
     Cell,
     Study,
-    gather,
     measure,
-    of_cells,
-    order,
     read_float,
-    say,
     shrink,
     start,
 )
+from tests.studies.quant_study import gather, of_cells, order, say
 
 FOLD, EPOCHS, BATCH = 0, 30, 16
 RATE, WEIGHT_DECAY, TEMPERATURE = 1e-3, 0.01, 2.0
