@@ -4,8 +4,9 @@ Layouts are learned from a fixed sample of the exam's frames before the rest is 
 afterwards: what becomes of a frame depends neither on the order of frames nor on threads.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -42,11 +43,14 @@ class Layout:
         Where the overlay has text.
     text
         What a frame that is confirmed shows; absent where too few samples told.
+    searched
+        What the full search found on the samples, by digest of their pixels, packed: it is the same again.
     """
 
     area: ContentArea
     places: Places
     text: KnownText | None = None
+    searched: Mapping[bytes, NDArray[np.uint8]] = field(default_factory=dict)
 
 
 def sampled(count: int) -> list[int]:
@@ -113,11 +117,21 @@ def layout_text(
         mask = layout.text.mask
         beside = cv2.copyTo(layout.places, (~mask).view(np.uint8)).astype(np.uint8, copy=False)
         return mask | standing(beside, pixels), True
-    mask = found = find_text(detector, pixels)
+    packed = layout.searched.get(_digest(pixels)) if layout is not None else None
+    mask = found = find_text(detector, pixels) if packed is None else _unpacked(packed, pixels)
     for other in (layout,) if layout is not None and layout.text is not None else layouts:
         if is_near(other.places.shape, found.shape) and _meets(other.places, found):
             mask = mask | standing(other.places, pixels)
     return without_slits(mask), False
+
+
+def _digest(pixels: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(pixels).data).digest()
+
+
+def _unpacked(packed: NDArray[np.uint8], pixels: Pixels) -> Mask:
+    rows, columns = pixels.shape[:2]
+    return np.unpackbits(packed, count=rows * columns).reshape(rows, columns).view(np.bool_)
 
 
 def _meets(places: Places, found: Mask) -> bool:
@@ -133,5 +147,6 @@ def _layouts(groups: Sequence[tuple[ContentArea, list[Pixels], list[Mask]]]) -> 
         kin = [mask for _, _, others in groups for mask in others if is_near(mask.shape, area.mask.shape)]
         places = learn_places(masks if enough else kin, area.mask.shape)
         text = learn_text(list(zip(members, masks, strict=True)), area) if enough else None
-        layouts.append(Layout(area, places, text))
+        searched = {_digest(pixels): np.packbits(mask) for pixels, mask in zip(members, masks, strict=False)}
+        layouts.append(Layout(area, places, text, searched))
     return tuple(layouts)

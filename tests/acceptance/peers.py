@@ -216,7 +216,8 @@ receives_results = true
                 return current
             return None
 
-        return wait_for("delivery of every study", newest, timeout_s, every_s=0.5)
+        # Seldom: each time a command starts, which takes a second of a core from the node.
+        return wait_for("delivery of every study", newest, timeout_s, every_s=2)
 
 
 def dcmsend(

@@ -1,6 +1,7 @@
 """Layouts: what stands still through an exam is found on a few frames and trusted on the rest."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
@@ -169,3 +170,25 @@ def test_frames_of_sizes_of_their_own_share_what_stands_still(exam: list[Pixels]
     cv2.putText(frames[7], "12/03/2013", (20, 60), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (215, 215, 215), 1)
     found = masks(Cleaner(Tools(text=SeesWhite()), RECIPE), frames)
     assert found[7][47:60, 22:130].mean() > 0.9
+
+
+def test_a_sample_is_not_searched_a_second_time(exam: list[Pixels]) -> None:
+    """A small exam is all sample; what was found on it is masked as a search of its own would have it."""
+    frames = [exam[0], np.ascontiguousarray(exam[1][:, :719]), exam[2]]
+    cv2.putText(frames[2], "MIRA OSTROVAN", (320, 250), cv2.FONT_HERSHEY_SIMPLEX, 0.7, (250, 250, 250), 2)
+    detector = SeesWhite()
+    cleaner = Cleaner(Tools(text=detector), RECIPE)
+    layouts = cleaner.learn([pixels.copy() for pixels in frames])
+    detector.asked = 0
+    anew = [replace(layout, searched={}) for layout in layouts]
+    for pixels in frames:
+        frame = Frame(pixels.copy(), FrameSource("1.2.3", 1))
+        known = cleaner.clean(frame, layouts)
+        assert detector.asked == 0
+        searched = cleaner.clean(frame, anew)
+        assert detector.asked == 2
+        detector.asked = 0
+        assert isinstance(known, CleanFrame)
+        assert isinstance(searched, CleanFrame)
+        assert np.array_equal(known.synthetic, searched.synthetic)
+        assert known.synthetic.any()
