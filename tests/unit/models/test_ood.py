@@ -201,6 +201,32 @@ def test_figures_of_normal_distributions_are_those_of_theory() -> None:
     assert foreign_figures(table, score="energy")["capsule"]["auroc"]["value"] == 0.5
 
 
+def test_each_fold_is_held_against_what_its_own_network_said_and_the_others_decide() -> None:
+    """Of two folds' networks, one scores everything ten higher; pooled, its known frames would look foreign."""
+    rows = [
+        {**dict.fromkeys(COLUMNS, "0"), "fold": str(fold), "set": name, "path": f"{name}{fold}{number}",
+         "score": str(number + shift + 10 * fold), "probability": "0.9", "threshold": "0.8"}
+        for fold in (0, 1)
+        for name, shift in (("known", 0), ("capsule", 0.5))
+        for number in range(10)
+    ]  # fmt: skip
+    found = foreign_figures(rows)
+    assert found["capsule"]["auroc"]["value"] == 0.55  # over all folds it would be 0.525
+    # The threshold on fold 0 is fold 1's 19, which nothing reaches; that on fold 1 is fold 0's 9, below all.
+    assert found["known"]["rejected"]["value"] == 0.5
+    assert found["capsule"]["rejected"]["value"] == 0.5
+    # On both together the least that keeps 95 % is 18, that keeps all 19: a score of it is kept.
+    ties = [{**row, "score": "1"} for row in rows]
+    assert foreign_figures(ties)["capsule"]["fpr95"]["value"] == 1
+
+
+def test_the_colours_of_a_package_stand_red_first() -> None:
+    """Packages are made and read at different times: their order is part of the format."""
+    red = np.zeros((1, 8, 8, 3), np.uint8)
+    red[..., 0] = 255
+    assert int(np.argmin(learn_rarity(red))) == 15 * 256
+
+
 def test_no_rejected_frame_of_ten_does_not_bound_the_share_at_none() -> None:
     """A bootstrap of ten frames that all pass would say that every such frame does."""
     generator = np.random.default_rng(0)
