@@ -202,7 +202,7 @@ def test_figures_of_normal_distributions_are_those_of_theory() -> None:
 
 
 def test_each_fold_is_held_against_what_its_own_network_said_and_the_others_decide() -> None:
-    """Of two folds' networks, one scores everything ten higher; pooled, its known frames would look foreign."""
+    """Of two networks one scores everything ten higher; pooled, its known frames would look foreign."""
     rows = [
         {**dict.fromkeys(COLUMNS, "0"), "fold": str(fold), "set": name, "path": f"{name}{fold}{number}",
          "score": str(number + shift + 10 * fold), "probability": "0.9", "threshold": "0.8"}
