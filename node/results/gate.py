@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from node.results.overlay import fit
 from node.results.report import Verdict
 from pipeline.clean.fill import fill
-from pipeline.clean.text import Quad, TextDetector, blank, text_mask
+from pipeline.clean.text import Quad, TextDetector, blank, lie, text_mask
 from pipeline.frame import Pixels
 
 ROUNDS = 4
@@ -135,10 +135,7 @@ def _look(pixels: Pixels, detector: TextDetector) -> Plane:
 
 def _is_line(quad: Quad) -> bool:
     """Return whether a box is longer than high and lies along the rows, as what a processor writes does."""
-    _, (length, height), angle = cv2.minAreaRect(quad.reshape(-1, 1, 2))
-    if length < height:
-        length, height, angle = height, length, angle + 90
-    slant = abs((angle + 90) % 180 - 90)
+    length, height, slant = lie(quad)
     return height >= LEAST_ROWS and length >= LEAST_ASPECT * height and slant <= MOST_SLANT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clean.strokes import STROKE_SIDE, WORKING_SHORT_SIDE, find_lines
-from pipeline.clean.text import Quad, TextDetector, text_mask
+from pipeline.clean.text import Quad, TextDetector, lie, text_mask
 from pipeline.frame import Box, Pixels
 
 WINDOW, FLOOR, GAIN, GREY = 25, 8, 50, 110
@@ -157,14 +157,9 @@ def _groups(even: NDArray[np.uint8]) -> list[Box]:
 
 
 def _is_line(quad: Quad, short: int) -> bool:
-    _, (length, height), angle = cv2.minAreaRect(quad.astype(np.float32).reshape(-1, 1, 2))
-    if length < height:
-        length, height, angle = height, length, angle + 90
-    return (
-        0.012 * short <= height <= 0.08 * short
-        and length >= LEAST_ASPECT * height
-        and abs((angle + 90) % 180 - 90) <= MOST_SLANT
-    )
+    length, height, slant = lie(quad)
+    is_text = 0.012 * short <= height <= 0.08 * short
+    return is_text and length >= LEAST_ASPECT * height and slant <= MOST_SLANT
 
 
 def _bounds(quad: Quad) -> Box:

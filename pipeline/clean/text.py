@@ -48,6 +48,18 @@ def text_mask(quads: Sequence[Quad], *, rows: int, columns: int) -> NDArray[np.b
     return mask.astype(np.bool_)
 
 
+def lie(quad: Quad) -> tuple[float, float, float]:
+    """Return a rectangle's longer side, its shorter one, and the degrees by which the longer is off the rows.
+
+    >>> lie(np.array([(0, 0), (10, 0), (10, 40), (0, 40)], np.float32))
+    (40.0, 10.0, 90.0)
+    """
+    _, (length, height), angle = cv2.minAreaRect(quad.astype(np.float32).reshape(-1, 1, 2))
+    if length < height:
+        length, height, angle = height, length, angle + 90
+    return length, height, abs((angle + 90) % 180 - 90)
+
+
 def blank(pixels: Pixels, mask: NDArray[np.bool_]) -> Pixels:
     """Return a copy in which every masked pixel is flat grey: plainly removed, never invented."""
     blanked = pixels.copy()
