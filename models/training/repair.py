@@ -67,8 +67,8 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
     means
         Of its layers (`channel_means`): each named layer's bias brings its channels back to them.
     iterations
-        Of rounding that adapts to what a layer takes; 0: to the nearest. The target is what the float weight
-        makes of that same input.
+        Of rounding that adapts to what a layer takes; 0: to the nearest. The target is what the layer gives
+        in the float network (AdaRound, eq. 25), so that it also makes up for the layers before.
     """
 
     def __init__(
@@ -81,7 +81,13 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
         seed: int,
     ) -> None:
         super().__init__(twin)
-        self.exact, self.means, self.iterations, self.seed = exact, means, iterations, seed
+        self.exact, self.means, self.iterations, self.seed = fx.Interpreter(exact), means, iterations, seed
+
+    def run(self, views: Tensor) -> Any:
+        """Mend the twin on ``(N, 3, rows, columns)`` normalised views; return what it makes of them then."""
+        self.exact.env, self.exact.args_iter = {}, iter([views])
+        self.ahead = iter(self.exact.module.graph.nodes)
+        return super().run(views)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Mend a layer, then run it."""
@@ -89,11 +95,10 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
         if isinstance(layer, LAYERS) and is_quantised(layer):
             inputs = args[0].detach()
             if self.iterations:
-                exact = self.exact.get_submodule(target)
-                with torch.no_grad():
-                    targets = torch.cat([exact(part) for part in inputs.split(BATCH)])
+                targets = self._exact_outputs(target)
                 weight = round_adaptively(
-                    exact, weight_quantiser(layer).pack(), inputs=inputs, targets=targets,
+                    self.exact.fetch_attr(target), weight_quantiser(layer).pack(),
+                    inputs=inputs, targets=targets,
                     iterations=self.iterations, rate=FAST_RATE, seed=self.seed,
                     batch=min(BATCH, max(1, PLACES // targets[0, 0].numel())),
                 )  # fmt: skip
@@ -103,3 +108,15 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
                 correct_bias(layer, inputs, targets=self.means[target])
         with torch.no_grad():
             return super().call_module(target, args, kwargs)
+
+    def _exact_outputs(self, target: str) -> Any:
+        """Run the float network up to a layer, and return what that gives."""
+        exact = self.exact
+        with torch.no_grad():
+            for node in self.ahead:
+                exact.env[node] = made = exact.run_node(node)
+                for used in exact.user_to_last_uses.get(node, ()):
+                    del exact.env[used]
+                if node.target == target:
+                    return made
+        raise KeyError(target)

@@ -40,7 +40,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "corrected": {**SQUARES, "corrects_bias": True},
     "equalised": {**SQUARES, "corrects_bias": True, "equalises": True},
     "adaround": {**SQUARES, "rounding": "adaptive", "iterations": 1000},
+    "corrected_adaround": {**SQUARES, "corrects_bias": True, "rounding": "adaptive", "iterations": 1000},
     "qat": {**SQUARES, "method": "qat"},
+    "corrected_qat": {**SQUARES, "corrects_bias": True, "method": "qat"},
     "pact": {**SQUARES, "method": "pact"},
     "lsq": {**SQUARES, "method": "lsq"},
     "sensitive": {"budget": 0.5},
@@ -71,11 +73,12 @@ def cells(folds: Iterable[int], *, resnet50: bool) -> list[Cell]:
     """Return every cell; the longest come first, so that no core waits for one at the end."""
     folds = list(folds)
     found = [
-        Cell("adaround", (4, 8), folds[0]),
+        *(Cell(name, (4, 8), folds[0]) for name in ("adaround", "corrected_adaround")),
         *(Cell(name, (4, 4), folds[0], whole=True) for name in TRAINED),
     ]
     found += [Cell(method, fold=fold) for method, fold in itertools.product(("sensitive", "paper"), folds)]
     found += [Cell(name, bits, fold) for name, bits, fold in itertools.product(TRAINED, WIDTHS, folds)]
+    found += [Cell("corrected_qat", bits, fold) for bits, fold in itertools.product(WIDTHS, folds)]
     found += [Cell(name, (4, 4), folds[0], draw) for name, draw in itertools.product(TRAINED, SETS) if draw]
     found += [Cell("equalised", bits, fold) for bits, fold in itertools.product(WIDTHS, folds)]
     found += [

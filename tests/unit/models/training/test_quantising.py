@@ -18,11 +18,12 @@ from models.errors import ModelError
 from models.training.export import export_twin
 from models.training.mobilenet_v2 import Block
 from models.training.network import Network
+from models.training.ptq import BATCH, FAST_RATE, round_adaptively
 from models.training.qat import split
 from models.training.quantisers.affine import Quantiser
 from models.training.quantising import Quantising, quantise, read_int8, read_twin, spare
 from models.training.quantize import join_reports, to_int8
-from models.training.repair import channel_means, equalise_all
+from models.training.repair import PLACES, channel_means, equalise_all
 from models.training.run import Frames
 from models.training.sensitivity import read
 from models.training.twin import fold, layer_names, paper_choice, weight_quantiser
@@ -82,6 +83,26 @@ def test_adaptive_rounding_stays_on_the_grid_and_comes_nearer(network: Network) 
     layer = twin.get_submodule("trunk.1.layers.0")
     ratio = layer.weight / weight_quantiser(layer).pack().along(4)[0]
     torch.testing.assert_close(ratio, ratio.round(), atol=1e-4, rtol=0)
+
+
+def test_adaptive_rounding_makes_up_for_the_layers_before(network: Network) -> None:
+    """A layer's target is what it gives in the float network (AdaRound, eq. 25), not on its rounded input."""
+    how = replace(FEW, weight_bits=3, activation_bits=8, rounding="adaptive", iterations=5)
+    nearest = quantise(network, FRAMES, LABELS, replace(how, rounding="nearest"))
+    twin, exact, second = quantise(network, FRAMES, LABELS, how), fold(network), "trunk.1.layers.0"
+    taken, made = [], []
+    twin.get_submodule(second).register_forward_pre_hook(lambda _, args: taken.append(args[0]))
+    exact.get_submodule(second).register_forward_hook(lambda _, __, output: made.append(output))
+    with torch.no_grad():
+        twin(as_batch(FRAMES))
+        exact(as_batch(FRAMES))
+    batch = min(BATCH, max(1, PLACES // made[0][0, 0].numel()))
+    expected = round_adaptively(
+        exact.get_submodule(second), weight_quantiser(nearest.get_submodule(second)).pack(),
+        inputs=taken[0], targets=made[0], iterations=5, rate=FAST_RATE, batch=batch,
+    )  # fmt: skip
+    assert torch.equal(twin.get_submodule(second).weight, expected)
+    assert not torch.equal(twin.get_submodule(second).weight, nearest.get_submodule(second).weight)
 
 
 def test_layers_stay_in_float_until_the_budget_is_met(network: Network) -> None:
