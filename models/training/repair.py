@@ -68,7 +68,8 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
         Of its layers (`channel_means`): each named layer's bias brings its channels back to them.
     iterations
         Of rounding that adapts to what a layer takes; 0: to the nearest. The target is what the layer gives
-        in the float network (AdaRound, eq. 25), so that it also makes up for the layers before.
+        in the float network (AdaRound, eq. 25, here before the activation function), so that it also makes up
+        for the layers before.
     """
 
     def __init__(
@@ -119,4 +120,4 @@ class Repair(fx.Interpreter):  # type: ignore[misc]  # torch is untyped here
                     del exact.env[used]
                 if node.target == target:
                     return made
-        raise KeyError(target)
+        raise KeyError(f"{target}: a layer of the float network was expected, in the twin's order")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from node.results.overlay import fit
 from node.results.report import Verdict
 from pipeline.clean.fill import fill
-from pipeline.clean.text import Quad, TextDetector, blank, lie, text_mask
+from pipeline.clean.text import Quad, TextDetector, blank, sides_and_slant, text_mask
 from pipeline.frame import Pixels
 
 ROUNDS = 4
@@ -135,7 +135,7 @@ def _look(pixels: Pixels, detector: TextDetector) -> Plane:
 
 def _is_line(quad: Quad) -> bool:
     """Return whether a box is longer than high and lies along the rows, as what a processor writes does."""
-    length, height, slant = lie(quad)
+    length, height, slant = sides_and_slant(quad)
     return height >= LEAST_ROWS and length >= LEAST_ASPECT * height and slant <= MOST_SLANT
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.clean.strokes import STROKE_SIDE, WORKING_SHORT_SIDE, find_lines
-from pipeline.clean.text import Quad, TextDetector, lie, text_mask
+from pipeline.clean.text import Quad, TextDetector, sides_and_slant, text_mask
 from pipeline.frame import Box, Pixels
 
 WINDOW, FLOOR, GAIN, GREY = 25, 8, 50, 110
@@ -157,7 +157,7 @@ def _groups(even: NDArray[np.uint8]) -> list[Box]:
 
 
 def _is_line(quad: Quad, short: int) -> bool:
-    length, height, slant = lie(quad)
+    length, height, slant = sides_and_slant(quad)
     is_text = 0.012 * short <= height <= 0.08 * short
     return is_text and length >= LEAST_ASPECT * height and slant <= MOST_SLANT
 

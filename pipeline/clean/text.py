@@ -48,10 +48,10 @@ def text_mask(quads: Sequence[Quad], *, rows: int, columns: int) -> NDArray[np.b
     return mask.astype(np.bool_)
 
 
-def lie(quad: Quad) -> tuple[float, float, float]:
+def sides_and_slant(quad: Quad) -> tuple[float, float, float]:
     """Return a rectangle's longer side, its shorter one, and the degrees by which the longer is off the rows.
 
-    >>> lie(np.array([(0, 0), (10, 0), (10, 40), (0, 40)], np.float32))
+    >>> sides_and_slant(np.array([(0, 0), (10, 0), (10, 40), (0, 40)], np.float32))
     (40.0, 10.0, 90.0)
     """
     _, (length, height), angle = cv2.minAreaRect(quad.astype(np.float32).reshape(-1, 1, 2))

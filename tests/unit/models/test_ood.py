@@ -215,7 +215,7 @@ def test_each_fold_is_held_against_what_its_own_network_said_and_the_others_deci
     # The threshold on fold 0 is fold 1's 19, which nothing reaches; that on fold 1 is fold 0's 9, below all.
     assert found["known"]["rejected"]["value"] == 0.5
     assert found["capsule"]["rejected"]["value"] == 0.5
-    # On both together the least that keeps 95 % is 18, that keeps all 19: a score of it is kept.
+    # A score that is the threshold is kept.
     ties = [{**row, "score": "1"} for row in rows]
     assert foreign_figures(ties)["capsule"]["fpr95"]["value"] == 1
 
