@@ -122,7 +122,7 @@ reference-model: $(VENV)/.test ## train models/reference anew from ../shared/dat
 	$(BIN)/python -m models calibrate --run $(RUN)
 	$(BIN)/python -m models foreign --run $(RUN) --data $(REFERENCE_DATA)
 	$(BIN)/python -m models package --run $(RUN) --out models/reference --name endonode-reference-mobilenetv2 \
-		--version 1.1.0
+		--version 1.1.1
 	cp $(RUN)/oof_float.csv $(RUN)/oof_int8.csv docs/results/
 
 .PHONY: report

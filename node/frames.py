@@ -118,7 +118,7 @@ class FrameReader:
         """
         readings: list[FrameReading] = []
         pending: deque[Future[list[FrameReading]]] = deque()
-        counted = list(zip(images, self._pool.map(self._count, images), strict=True))
+        counted = [(image, self._count(image)) for image in images]  # headers are Python's work: one thread's
         layouts = self._learn(counted)
         for task in self._tasks(counted, layouts):
             pending.append(self._pool.submit(task))

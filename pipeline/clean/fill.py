@@ -89,7 +89,7 @@ def fill(
         The inpainter gave back something else than a frame of the same size.
     """
     if not mask.any():
-        return pixels, np.zeros_like(mask)
+        return pixels, mask
     hole, beyond = mask & content, mask & ~content
     if not (content & ~hole).any():
         hole = np.zeros_like(hole)

@@ -17,6 +17,9 @@ WORKING_SHORT_SIDE = 256
 Sharpness depends on scale and encoder, so it is always measured here. It ranks the 323 frames of
 `images/normal` and `images/other` as the full resolution does (Spearman 0.91), at a quarter of the pixels."""
 
+LARGE = 3 * WORKING_SHORT_SIDE
+"""Short side from which content is halved by area before it is brought to the working scale."""
+
 SPECULAR = 235
 """Green level from which a pixel is a reflection (or overlay text): its edge says nothing about focus."""
 
@@ -68,7 +71,7 @@ def refusal(pixels: Pixels, area: ContentArea, limits: QualityLimits) -> Reason 
     content, mask = pixels[y0:y1, x0:x1], area.mask[y0:y1, x0:x1]
     scale = min(1.0, WORKING_SHORT_SIDE / min(content.shape[:2]))
     size = (max(1, round(content.shape[1] * scale)), max(1, round(content.shape[0] * scale)))
-    small = cv2.resize(content, size, interpolation=cv2.INTER_AREA)
+    small = _at_working_scale(content, size)
     inside = cv2.resize(mask.view(np.uint8), size, interpolation=cv2.INTER_NEAREST)
     if not inside.any():
         return "solid_colour"
@@ -84,6 +87,23 @@ def refusal(pixels: Pixels, area: ContentArea, limits: QualityLimits) -> Reason 
     if float(deviation.mean()) < limits.solid_colour_below:
         return "solid_colour"
     return "out_of_focus" if sharpness(green, inside.view(np.bool_)) < limits.out_of_focus_below else None
+
+
+def _at_working_scale(content: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Return the content at ``size`` (columns, rows), large content by halves first.
+
+    At 1024 rows that takes 0.3 ms where one reduction by area takes 2.8. On 386 native frames, on 507 made
+    larger (800 to 1400 rows), and on these spoilt as for `QualityLimits`, the sharpness is 0.93 to 1.62
+    times that by area (one half: 1.00 at 1024 rows, 1.15 at 1080) and no frame is decided otherwise.
+    """
+    method = cv2.INTER_AREA
+    while min(content.shape[:2]) >= LARGE:
+        rows, columns = content.shape[0] // 2, content.shape[1] // 2
+        content = cv2.resize(
+            content[: 2 * rows, : 2 * columns], (columns, rows), interpolation=cv2.INTER_AREA
+        )
+        method = cv2.INTER_LINEAR
+    return cv2.resize(content, size, interpolation=method)
 
 
 def _levels(plane: NDArray[Any], inside: NDArray[Any]) -> NDArray[np.float64]:

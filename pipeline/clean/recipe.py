@@ -89,7 +89,7 @@ class Recipe:
         Rows and columns of the view.
     """
 
-    version: int = 4
+    version: int = 5
     steps: tuple[str, ...] = STEPS
     quality: QualityLimits = field(default_factory=QualityLimits)
     text: TextChoice = field(default_factory=TextChoice)
