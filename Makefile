@@ -45,7 +45,7 @@ $(VENV)/.core: pyproject.toml constraints.txt | prerequisites
 
 $(VENV)/.test: $(VENV)/.core
 	@echo "installing what the tests need"
-	@$(INSTALL) --editable '.[test,postgres,video,train]'
+	@$(INSTALL) --editable '.[test,postgres,video,oidc,train]'
 	@$(INSTALL) --no-deps simple-lama-inpainting==0.1.2
 	@touch $@
 
@@ -161,7 +161,7 @@ LIST_VERSIONS := import json, sys; [print(each["name"], each["version"].split("+
 lock: | prerequisites ## write constraints.txt: the newest versions that pyproject.toml allows
 	rm -rf .venv-lock && "$(PYTHON)" -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
-		'.[test,postgres,video,train,check]'
+		'.[test,postgres,video,oidc,train,check]'
 	.venv-lock/bin/python -c '$(LIST_VERSIONS)' < .venv-lock/report.json \
 		| grep -Ev '^(endonode|setuptools)==' | LC_ALL=C sort -f > constraints.txt
 	rm -rf .venv-lock

@@ -166,7 +166,9 @@ def _step_down(node: Node, claim: Claim, shipment: Shipment, error: RefusedError
         delivery = session.get_one(DeliveryRow, shipment.delivery_id)
         delivery.form, delivery.last_error = "single_frame", str(error)
         session.merge(
-            PeerMemoryRow(ae_title=shipment.peer_ae_title, form="single_frame", learned_at=utc_now())
+            PeerMemoryRow(
+                ae_title=shipment.peer_ae_title, subject="sc", form="single_frame", learned_at=utc_now()
+            )
         )
         record(session, "peer_refused_multi_frame", shipment.exam_id, peer=shipment.peer_ae_title)
     deliver(node, claim)
@@ -214,7 +216,7 @@ def _make_single_frames(node: Node, exam_id: str) -> None:
 
 
 def _remembered_form(session: Session, node: Node, ae_title: str) -> str:
-    memory = session.get(PeerMemoryRow, ae_title)
+    memory = session.get(PeerMemoryRow, (ae_title, "sc"))
     oldest = utc_now() - dt.timedelta(days=node.settings.fallback_days)
     return memory.form if memory is not None and memory.learned_at > oldest else "multi_frame"
 

@@ -3,14 +3,18 @@
 from db.tables.base import Base
 from db.tables.exams import ExamRow, PatientRow
 from db.tables.instances import ArrivalRow, InstanceRow
-from db.tables.operations import AuditEventRow, InstallationRow, JobRow, LeaseRow
-from db.tables.readings import EvidenceRow, FrameRow, ModelPackageRow, PredictionRow
-from db.tables.results import DeliveredObjectRow, DeliveryRow, PeerMemoryRow, ResultObjectRow
+from db.tables.operations import AuditEventRow, AuditLinkRow, InstallationRow, JobRow, LeaseRow
+from db.tables.people import ApiTokenRow, LoginFailureRow, UserRow, WebSessionRow
+from db.tables.readings import EvidenceRow, FrameRow, ModelPackageRow, PredictionRow, ReviewRow, TallyRow
+from db.tables.results import CommitmentRow, DeliveredObjectRow, DeliveryRow, PeerMemoryRow, ResultObjectRow
 
 __all__ = [
+    "ApiTokenRow",
     "ArrivalRow",
     "AuditEventRow",
+    "AuditLinkRow",
     "Base",
+    "CommitmentRow",
     "DeliveredObjectRow",
     "DeliveryRow",
     "EvidenceRow",
@@ -20,9 +24,14 @@ __all__ = [
     "InstanceRow",
     "JobRow",
     "LeaseRow",
+    "LoginFailureRow",
     "ModelPackageRow",
     "PatientRow",
     "PeerMemoryRow",
     "PredictionRow",
     "ResultObjectRow",
+    "ReviewRow",
+    "TallyRow",
+    "UserRow",
+    "WebSessionRow",
 ]

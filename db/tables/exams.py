@@ -8,6 +8,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db.tables.base import Base, UtcDateTime
 
+IBD, FAILED, UNPREDICTED, IN_PROGRESS, HEALTHY = 10, 20, 30, 40, 50
+"""Priorities: a sure positive first, then what needs a person, what is still coming, and the rest."""
+
 
 class PatientRow(Base):
     """A patient as the PACS names one: Patient ID within an issuer (PS3.3 C.7.1.1), padding apart."""
@@ -28,12 +31,14 @@ class ExamRow(Base):
     instance of that key whose `first_revision` is at most *n*. A late image makes a new row, never a change
     of a read one; `received_count` is what it held when it was closed. `state` walks receiving, closed,
     reading, read, delivering, delivered, or failed; a revision whose images were moved away ends as closed.
+    `priority` is what a person should look at first: the smaller, the sooner.
     """
 
     __tablename__ = "exams"
     __table_args__ = (
         UniqueConstraint("exam_key", "revision"),
         Index("ix_exams_state_closes_at", "state", "closes_at"),
+        Index("ix_exams_priority_opened_at", "priority", "opened_at"),
     )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)
@@ -41,8 +46,11 @@ class ExamRow(Base):
     revision: Mapped[int] = mapped_column(Integer)
     patient_row_id: Mapped[int | None] = mapped_column(ForeignKey("patients.id"), index=True)
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    accession_number: Mapped[str] = mapped_column(String(64), default="")
+    accession_number: Mapped[str] = mapped_column(String(64), default="", index=True)
+    study_date: Mapped[str] = mapped_column(String(8), default="", server_default="", index=True)
+    device_model: Mapped[str] = mapped_column(String(64), default="", server_default="")
     peer_ae_title: Mapped[str] = mapped_column(String(16), default="")
+    priority: Mapped[int] = mapped_column(Integer, default=IN_PROGRESS, server_default=str(IN_PROGRESS))
     state: Mapped[str] = mapped_column(String(16))
     superseded_by: Mapped[str | None] = mapped_column(ForeignKey("exams.id"), index=True)
     opened_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)

@@ -55,13 +55,36 @@ class LeaseRow(Base):
 
 
 class AuditEventRow(Base):
-    """What happened, to what, when; appended in the transaction of the change that it records."""
+    """What happened, to what, when and by whom; appended in the transaction of the change that it records.
+
+    `actor` is a user's name, ``token:`` and a token's, ``ae:`` and a peer's AE title, ``os:`` and the account
+    of who ran a command; empty for what the node does by itself.
+    """
 
     __tablename__ = "audit_events"
-    __table_args__ = (Index("ix_audit_events_subject_id_id", "subject_id", "id"),)
+    __table_args__ = (
+        Index("ix_audit_events_subject_id_id", "subject_id", "id"),
+        Index("ix_audit_events_at_id", "at", "id"),
+    )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     event: Mapped[str] = mapped_column(String(48))
     subject_id: Mapped[str] = mapped_column(String(64))
+    actor: Mapped[str] = mapped_column(String(80), default="", server_default="")
     detail: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
+
+
+class AuditLinkRow(Base):
+    """An event's place in the chain: `mac` is an HMAC-SHA-256 over the link before and the event's content.
+
+    Events get their ids as they are written, which is not the order in which they are committed; `seq` has no
+    gaps and is given afterwards, by one sequencer at a time.
+    """
+
+    __tablename__ = "audit_links"
+
+    seq: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event_id: Mapped[int] = mapped_column(BigInteger, unique=True)
+    linked_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    mac: Mapped[str] = mapped_column(String(64))

@@ -3,7 +3,19 @@
 import datetime as dt
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Integer, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Date,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.tables.base import Base, UtcDateTime
@@ -50,24 +62,77 @@ class FrameRow(Base):
 
 
 class PredictionRow(Base):
-    """The reading of one exam revision: exactly one."""
+    """The reading of one exam revision: exactly one.
+
+    What audit queries ask by is repeated here from the exam as it stood: patient, peer and device.
+    `confidence` is that of the reading, 0-1, null where there is no probability. `verdict` is the newest of
+    its reviews: accepted, rejected, or null.
+    """
 
     __tablename__ = "predictions"
+    __table_args__ = (
+        Index("ix_predictions_created_at_id", "created_at", "id"),
+        Index("ix_predictions_patient_row_id_id", "patient_row_id", "id"),
+        Index("ix_predictions_reading_reason", "reading", "unpredicted_reason", "created_at", "id"),
+        Index("ix_predictions_model_probability", "model_digest", "probability", "id"),
+    )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
     exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"), unique=True)
-    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"), index=True)
+    patient_row_id: Mapped[int | None] = mapped_column(Integer)
+    peer_ae_title: Mapped[str] = mapped_column(String(16), default="", server_default="")
+    device_model: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    model_digest: Mapped[str] = mapped_column(ForeignKey("models.digest"))
     recipe_digest: Mapped[str] = mapped_column(String(64))
-    reading: Mapped[str] = mapped_column(String(16), index=True)
+    reading: Mapped[str] = mapped_column(String(16))
     unpredicted_reason: Mapped[str | None] = mapped_column(String(64))
     probability: Mapped[float | None] = mapped_column(Float)
+    confidence: Mapped[float | None] = mapped_column(Float)
     threshold: Mapped[float] = mapped_column(Float)
     top_k: Mapped[int] = mapped_column(Integer)
     vote_mode: Mapped[str] = mapped_column(String(16))
     frames_kept: Mapped[int] = mapped_column(Integer)
     frames_rejected: Mapped[int] = mapped_column(Integer)
     frames_used: Mapped[int] = mapped_column(Integer)
-    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime, index=True)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    verdict: Mapped[str | None] = mapped_column(String(8))
+
+
+class ReviewRow(Base):
+    """What a person said of a reading; never changed, only followed by another.
+
+    `verdict` is accepted, rejected, or null for a comment alone; `reason` one of a short list.
+    """
+
+    __tablename__ = "reviews"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    prediction_id: Mapped[int] = mapped_column(ForeignKey("predictions.id"), index=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    verdict: Mapped[str | None] = mapped_column(String(8))
+    reason: Mapped[str | None] = mapped_column(String(32))
+    comment: Mapped[str] = mapped_column(Text, default="")
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class TallyRow(Base):
+    """How many predictions of a day (UTC) are alike in all that agreement, abstention and drift are told by.
+
+    Kept in the transaction of each prediction and review, so that a year's rates need not count a million
+    rows. `decile` is that of the probability, 0-9; -1 where there is none. Absent values are "".
+    """
+
+    __tablename__ = "tallies"
+
+    day: Mapped[dt.date] = mapped_column(Date, primary_key=True)
+    model_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    peer_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    device_model: Mapped[str] = mapped_column(String(64), primary_key=True)
+    reading: Mapped[str] = mapped_column(String(16), primary_key=True)
+    unpredicted_reason: Mapped[str] = mapped_column(String(64), primary_key=True)
+    decile: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    verdict: Mapped[str] = mapped_column(String(8), primary_key=True)
+    count: Mapped[int] = mapped_column(Integer)
 
 
 class EvidenceRow(Base):

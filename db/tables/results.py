@@ -2,7 +2,7 @@
 
 import datetime as dt
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db.tables.base import Base, UtcDateTime
@@ -33,7 +33,9 @@ class ResultObjectRow(Base):
 class DeliveryRow(Base):
     """The results of one exam revision on their way to one peer.
 
-    `state` is pending, sending, delivered, withdrawn (superseded before it left) or failed (dead letter).
+    `state` is pending, sending, committing (all sent, the peer's commitment awaited), delivered, unconfirmed
+    (the peer never answered; a late answer still commits), withdrawn (superseded before it left) or failed
+    (dead letter). `committed` is null where the peer takes no storage commitment, or is never asked.
     """
 
     __tablename__ = "deliveries"
@@ -51,23 +53,48 @@ class DeliveryRow(Base):
     deadline_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     last_error: Mapped[str | None] = mapped_column(Text)
     delivered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    committed: Mapped[bool | None] = mapped_column(Boolean)
 
 
 class DeliveredObjectRow(Base):
-    """One object that a peer has answered as stored: 0x0000, or a warning (PS3.4 B.2.3)."""
+    """One object that a peer has answered as stored: 0x0000, or a warning (PS3.4 B.2.3).
+
+    `state` is sent, committed, resend (not safe there: to be sent again), refused or unconfirmed;
+    `failure_reason` is that of the commitment's answer (PS3.3 C.14.1.1).
+    """
 
     __tablename__ = "delivered_objects"
 
     delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), primary_key=True)
     result_object_id: Mapped[int] = mapped_column(ForeignKey("result_objects.id"), primary_key=True)
     answered_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    state: Mapped[str] = mapped_column(String(16), default="sent", server_default="sent")
+    failure_reason: Mapped[int | None] = mapped_column(Integer)
+    resends: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+
+
+class CommitmentRow(Base):
+    """One request for storage commitment (PS3.4 J.3), written down before it is sent.
+
+    `object_ids` are the result objects asked about. `answered_at` is null until an answer came.
+    """
+
+    __tablename__ = "commitments"
+
+    transaction_uid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), index=True)
+    object_ids: Mapped[list[int]] = mapped_column(JSON)
+    attempt: Mapped[int] = mapped_column(Integer)
+    asked_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    answered_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 
 class PeerMemoryRow(Base):
-    """What we learned of a peer: the form of Secondary Capture it takes."""
+    """What we learned of a peer: the form it takes of a `subject`, ``sc``, ``sr`` or ``commitment``."""
 
     __tablename__ = "peer_memory"
 
     ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(16), primary_key=True)
     form: Mapped[str] = mapped_column(String(16))
     learned_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)

@@ -85,7 +85,7 @@ def test_a_refusal_is_forgotten_in_time(bench: Bench) -> None:
     (claim,) = bench.exam(result(), "PACS")
     with bench.node.database.writing() as session:
         learned_at = utc_now() - dt.timedelta(days=bench.node.settings.fallback_days, seconds=1)
-        session.add(PeerMemoryRow(ae_title="PACS", form="single_frame", learned_at=learned_at))
+        session.add(PeerMemoryRow(ae_title="PACS", subject="sc", form="single_frame", learned_at=learned_at))
     with scp((evt.EVT_C_STORE, archive), classes=BOTH) as peer:
         bench.peers(peer)
         deliver(bench.node, claim)
@@ -203,7 +203,7 @@ def test_an_exam_is_delivered_when_all_its_peers_have_it(bench: Bench) -> None:
         bench.change(ExamRow, "e1", state="read")
         bench.peers(up.model_copy(update={"ae_title": "B"}))
         with bench.node.database.writing() as session:
-            session.delete(session.get_one(PeerMemoryRow, "B"))
+            session.delete(session.get_one(PeerMemoryRow, ("B", "sc")))
         deliver(bench.node, second)
     assert bench.exam_row().state == "delivered"
 

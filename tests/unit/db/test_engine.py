@@ -17,7 +17,7 @@ HERE = dt.timezone(dt.timedelta(hours=2))
 
 
 def peer(title: str) -> PeerMemoryRow:
-    return PeerMemoryRow(ae_title=title, form="multi_frame", learned_at=utc_now())
+    return PeerMemoryRow(ae_title=title, subject="sc", form="multi_frame", learned_at=utc_now())
 
 
 def arrival(beat_at: dt.datetime) -> ArrivalRow:
@@ -74,7 +74,9 @@ def test_an_error_names_no_value_of_a_row(database: Database) -> None:
         session.add(peer("SECRET"))
     with pytest.raises(DBAPIError) as caught, database.writing() as session:
         session.execute(
-            text("INSERT INTO peer_memory (ae_title, form, learned_at) VALUES (:a, NULL, NULL)"),
+            text(
+                "INSERT INTO peer_memory (ae_title, subject, form, learned_at) VALUES (:a, 'sc', NULL, NULL)"
+            ),
             {"a": "SECRET"},
         )
     assert "SECRET" not in str(caught.value).partition("DETAIL")[0]

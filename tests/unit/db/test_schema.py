@@ -1,5 +1,6 @@
 """Migrations, and what a start makes of the tables it finds."""
 
+import datetime as dt
 import re
 import subprocess
 import sys
@@ -8,17 +9,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from dbos import DBOS
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, inspect, select, text
 
 from db.engine import Database, open_database
 from db.errors import SchemaError
-from db.schema import ensure_schema, installation_id, migrate, schema_state
-from db.tables import Base
+from db.schema import MIGRATIONS, ensure_schema, installation_id, migrate, schema_state
+from db.tables import Base, ExamRow, PredictionRow, TallyRow
 
 SQLITE_DDL = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND tbl_name <> 'alembic_version'"
 POSTGRES_DDL = """
-SELECT table_name || '.' || column_name, concat_ws(' ', ordinal_position, data_type, is_nullable,
+SELECT table_name || '.' || column_name, concat_ws(' ', data_type, is_nullable,
     character_maximum_length, column_default) FROM information_schema.columns
     WHERE table_schema = 'public' AND table_name <> 'alembic_version'
 UNION SELECT indexname, indexdef FROM pg_indexes
@@ -147,3 +150,41 @@ def test_the_installation_has_one_id_for_ever(database: Database) -> None:
         thread.join()
     assert len(ids) == 4
     assert len({*ids, installation_id(database)}) == 1
+
+
+def test_an_older_database_keeps_its_readings_and_gains_what_is_asked_by(database_url: str) -> None:
+    database = open_database(database_url)
+    with database.engine.execution_options(takes_write_lock=True).begin() as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", MIGRATIONS)
+        command.upgrade(config, "0001")
+        for statement in OLDER_ROWS.split(";"):
+            connection.execute(text(statement), {"at": "2026-03-01 23:30:00+00:00"})
+    assert schema_state(database) == "older"
+    migrate(database)
+    with database.reading() as session:
+        assert {row.id: row.priority for row in session.scalars(select(ExamRow))} == {
+            "a": 10,
+            "b": 20,
+            "c": 40,
+        }
+        (prediction,) = session.scalars(select(PredictionRow))
+        assert (prediction.patient_row_id, prediction.peer_ae_title) == (7, "TOWER")
+        assert prediction.confidence == pytest.approx(0.93)
+        (tally,) = session.scalars(select(TallyRow))
+        assert (tally.day, tally.reading, tally.decile, tally.count) == (dt.date(2026, 3, 1), "ibd", 9, 1)
+    database.close()
+
+
+OLDER_ROWS = """
+INSERT INTO patients (id, patient_id, issuer_of_patient_id, created_at) VALUES (7, 'P', '', :at);
+INSERT INTO exams (id, exam_key, revision, patient_row_id, study_instance_uid, accession_number,
+    peer_ae_title, state, opened_at, last_new_at, closes_at, has_conflict, step_seconds)
+VALUES ('a', 'a', 1, 7, '1.2', '', 'TOWER', 'delivered', :at, :at, :at, false, '{}'),
+    ('b', 'b', 1, 7, '1.2', '', 'TOWER', 'failed', :at, :at, :at, false, '{}'),
+    ('c', 'c', 1, 7, '1.2', '', 'TOWER', 'receiving', :at, :at, :at, false, '{}');
+INSERT INTO models (digest, name, version, manifest, registered_at) VALUES ('d', 'm', '1', '{}', :at);
+INSERT INTO predictions (id, exam_id, model_digest, recipe_digest, reading, probability, threshold, top_k,
+    vote_mode, frames_kept, frames_rejected, frames_used, created_at)
+VALUES (1, 'a', 'd', 'r', 'ibd', 0.93, 0.8, 5, 'probabilities', 3, 0, 3, :at)
+"""

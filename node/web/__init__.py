@@ -1,0 +1,1 @@
+"""The page: what people see of exams, and what they say of them."""
