@@ -10,10 +10,10 @@ from db.tables import AuditEventRow
 JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
 
 
-def record(session: Session, event: str, subject_id: str, **detail: JsonValue) -> None:
+def record(session: Session, event: str, subject_id: str, *, actor: str = "", **detail: JsonValue) -> None:
     """Add an event to the transaction of the change that it tells of: both are kept or neither.
 
-    `event` is a static past-tense name, `subject_id` an exam, instance or job id. No name, birth date or
-    recognised text goes into `detail`.
+    `event` is a static past-tense name, `subject_id` an exam, instance or job id, `actor` as
+    `db.tables.AuditEventRow` says. No patient's name, birth date or recognised text goes into `detail`.
     """
-    session.add(AuditEventRow(at=utc_now(), event=event, subject_id=subject_id, detail=detail))
+    session.add(AuditEventRow(at=utc_now(), event=event, subject_id=subject_id, actor=actor, detail=detail))

@@ -106,16 +106,17 @@ def _exams_and_predictions() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_reviews"),
     )
     op.create_index("ix_reviews_prediction_id", "reviews", ["prediction_id"])
-    texts = (("model_digest", 64), ("peer_ae_title", 16), ("device_model", 64), ("reading", 16))
-    texts += (("unpredicted_reason", 64),)
+    texts = {
+        "model_digest": 64, "peer_ae_title": 16, "device_model": 64, "reading": 16, "unpredicted_reason": 64,
+    }  # fmt: skip
     op.create_table(
         "tallies",
         sa.Column("day", sa.Date(), nullable=False),
-        *(sa.Column(name, sa.String(length=length), nullable=False) for name, length in texts),
+        *(sa.Column(name, sa.String(length=length), nullable=False) for name, length in texts.items()),
         sa.Column("decile", sa.Integer(), nullable=False),
         sa.Column("verdict", sa.String(length=8), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("day", *(name for name, _ in texts), "decile", "verdict", name="pk_tallies"),
+        sa.PrimaryKeyConstraint("day", *texts, "decile", "verdict", name="pk_tallies"),
     )
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     op.execute(
