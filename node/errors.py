@@ -41,3 +41,7 @@ class RefusedError(NodeError):
 
 class NotFoundError(NodeError):
     """A command named something the database does not hold."""
+
+
+class InvalidResultError(NodeError):
+    """An object of ours is not what its IOD demands; it is never sent."""

@@ -8,7 +8,7 @@ from pydicom import Dataset
 
 from db.tables import InstanceRow
 from node.house import Node
-from node.results.secondary_capture import COPIED
+from node.results.envelope import COPIED
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header
 

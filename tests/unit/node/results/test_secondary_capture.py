@@ -14,9 +14,10 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from node.results.envelope import COPIED
 from node.results.page import draw_pages
 from node.results.report import EncodedObject, Report, SourceReference
-from node.results.secondary_capture import COPIED, build_secondary_capture, to_single_frames
+from node.results.secondary_capture import build_secondary_capture, to_single_frames
 from node.results.uids import device_uid
 from tests.unit.node.results.conftest import (
     LOSSLESS,
