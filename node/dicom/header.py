@@ -1,6 +1,7 @@
 """What a received object says of itself, and whether it is whole: one pass over it that reads no pixels."""
 
 import contextlib
+import datetime as dt
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ _UID_LENGTH: Final = 64  # PS3.5 9.1
 _SPECIFIC_CHARACTER_SET = 0x00080005
 _SOP_CLASS_UID = 0x00080016
 _SOP_INSTANCE_UID = 0x00080018
+_STUDY_DATE = 0x00080020
 _ACCESSION_NUMBER = 0x00080050
 _MODALITY = 0x00080060
+_MANUFACTURER = 0x00080070
+_MANUFACTURER_MODEL_NAME = 0x00081090
 _PATIENT_ID = 0x00100020
 _ISSUER_OF_PATIENT_ID = 0x00100021
 _STUDY_INSTANCE_UID = 0x0020000D
@@ -32,9 +36,10 @@ _ROWS = 0x00280010
 _COLUMNS = 0x00280011
 _BITS_ALLOCATED = 0x00280100
 _WANTED = frozenset({
-    _SPECIFIC_CHARACTER_SET, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _ACCESSION_NUMBER, _MODALITY, _PATIENT_ID,
-    _ISSUER_OF_PATIENT_ID, _STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID, _SAMPLES_PER_PIXEL,
-    _PHOTOMETRIC_INTERPRETATION, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED,
+    _SPECIFIC_CHARACTER_SET, _SOP_CLASS_UID, _SOP_INSTANCE_UID, _STUDY_DATE, _ACCESSION_NUMBER, _MODALITY,
+    _MANUFACTURER, _MANUFACTURER_MODEL_NAME, _PATIENT_ID, _ISSUER_OF_PATIENT_ID, _STUDY_INSTANCE_UID,
+    _SERIES_INSTANCE_UID, _SAMPLES_PER_PIXEL, _PHOTOMETRIC_INTERPRETATION, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS,
+    _BITS_ALLOCATED,
 })  # fmt: skip
 _DEVICE_UID = 0x00181002
 _REFERENCED_SOP_INSTANCE_UID = 0x00081155
@@ -62,6 +67,10 @@ class Header:
         SOP Instance UIDs that the object says it was made from or belongs with.
     equipment_uids
         Device UIDs of its Contributing Equipment Sequence (PS3.3 C.12.1).
+    study_date
+        YYYYMMDD; ``""`` too where it is no date.
+    device_model
+        Manufacturer and Manufacturer's Model Name (PS3.3 C.7.5.1) in one, cut at 64 characters.
     """
 
     sop_instance_uid: str
@@ -75,6 +84,8 @@ class Header:
     modality: str
     source_uids: frozenset[str]
     equipment_uids: frozenset[str]
+    study_date: str = ""
+    device_model: str = ""
 
 
 def is_uid(value: str) -> bool:
@@ -149,23 +160,42 @@ def _header(walk: Walk, syntax: str) -> Header:
         modality=_text(values, _MODALITY, 16),
         source_uids=frozenset(walk.uids_below[_REFERENCED_SOP_INSTANCE_UID]),
         equipment_uids=frozenset(walk.uids_below[_DEVICE_UID]),
+        study_date=_date(values, _STUDY_DATE),
+        device_model=_device_model(values),
     )
     _check_pixels(walk, syntax)
     return header
 
 
+def _date(values: dict[int, bytes], tag: int) -> str:
+    text = _decoded(values, tag)
+    with contextlib.suppress(ValueError):
+        dt.date.fromisoformat(text)
+        return text if text.isdecimal() else ""
+    return ""
+
+
+def _device_model(values: dict[int, bytes]) -> str:
+    named = (_decoded(values, tag) for tag in (_MANUFACTURER, _MANUFACTURER_MODEL_NAME))
+    return " ".join(" ".join(named).replace("\0", " ").split())[:64].strip()
+
+
 def _text(values: dict[int, bytes], tag: int, max_characters: int = 64) -> str:
+    text = _decoded(values, tag)
+    if len(text) > max_characters or "\0" in text:
+        refuse(DOES_NOT_MATCH, f"element {tag_name(tag)} is no text of its VR")
+    return text
+
+
+def _decoded(values: dict[int, bytes], tag: int) -> str:
     """Decode one value; what its character set does not explain is kept byte for byte as ISO 8859-1."""
     value = values.get(tag, b"").strip(b" \0")
     terms = values.get(_SPECIFIC_CHARACTER_SET, b"").decode("ascii", "replace").split("\\")
     codec = "ascii" if value.isascii() else python_encoding.get(terms[0].strip(" \0"), "latin-1")
     try:
-        text = value.decode(codec).strip()
+        return value.decode(codec).strip()
     except UnicodeDecodeError:
-        text = value.decode("latin-1").strip()
-    if len(text) > max_characters or "\0" in text:
-        refuse(DOES_NOT_MATCH, f"element {tag_name(tag)} is no text of its VR")
-    return text
+        return value.decode("latin-1").strip()
 
 
 def _number(walk: Walk, tag: int) -> int:

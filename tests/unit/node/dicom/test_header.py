@@ -95,7 +95,8 @@ def test_the_header_is_read_in_every_encoding(tmp_path: Path, syntax: str, *, un
         ReferencedImageSequence=references("1.2.9.2"),
         ContributingEquipmentSequence=references("1.2.9.4", "DeviceUID"),
         RequestAttributesSequence=references("1.2.9.9"),
-    )
+        StudyDate="20260301", Manufacturer="OLYMPUS", ManufacturerModelName="CV-190",
+    )  # fmt: skip
     derivation = Dataset()
     derivation.SourceImageSequence = references("1.2.9.3")
     groups = Dataset()
@@ -118,7 +119,20 @@ def test_the_header_is_read_in_every_encoding(tmp_path: Path, syntax: str, *, un
         modality="ES",
         source_uids=frozenset({"1.2.9.1", "1.2.9.2", "1.2.9.3"}),
         equipment_uids=frozenset({"1.2.9.4"}),
+        study_date="20260301",
+        device_model="OLYMPUS CV-190",
     )
+
+
+@pytest.mark.parametrize("date", [b"20261399", b"2026W011", b"2026.03.01", b"20260301-20260302", b"\xff"])
+def test_a_date_or_a_device_that_is_no_such_thing_keeps_no_image_out(tmp_path: Path, date: bytes) -> None:
+    """They are there to find an exam by: an image is worth more than its date."""
+    ds = make(ManufacturerModelName="  CV \0 190 ", Manufacturer="M" * 60)
+    data = encode(ds, ExplicitVRLittleEndian)
+    at = data.index(b"\x08\x00\x50\x00SH")
+    element = b"\x08\x00\x20\x00DA" + len(date).to_bytes(2, "little") + date
+    header = read(data[:at] + element + data[at:], tmp_path)
+    assert (header.study_date, header.device_model) == ("", "M" * 60 + " CV")
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
