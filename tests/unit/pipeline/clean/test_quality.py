@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.clean.content_area import ContentArea, find_content_area
-from pipeline.clean.quality import CLIPPED, COLOURLESS, QualityLimits, Reason, refusal, sharpness
+from pipeline.clean.quality import (
+    CLIPPED,
+    COLOURLESS,
+    QualityLimits,
+    Reason,
+    _at_working_scale,
+    refusal,
+    sharpness,
+)
 from pipeline.frame import Pixels
 from tests.unit.pipeline.conftest import Mucosa, Outline
 
@@ -54,6 +62,20 @@ def test_each_kind_of_bad_frame_has_its_own_reason(mucosa: Mucosa) -> None:
     assert {name: refusal(image, whole(image), LIMITS) for name, image in bad.items()} == {
         name: name for name in bad
     }
+
+
+@pytest.mark.parametrize("rows", [767, 768, 1024, 1080, 1200, 1535, 2160])
+def test_a_large_frame_is_as_sharp_by_halves_as_by_area(mucosa: Mucosa, rows: int) -> None:
+    """The limits were measured on frames that were not halved."""
+    columns = rows * 633 // 532
+    large = np.asarray(cv2.resize(mucosa(532, 633, 2), (columns, rows), interpolation=cv2.INTER_CUBIC))
+    noisy = large + np.random.default_rng(0).normal(0, 6, large.shape)
+    large = np.clip(noisy, 0, 255).astype(np.uint8)
+    size = (305, 256)
+    by_area = cv2.resize(large, size, interpolation=cv2.INTER_AREA)
+    inside = np.ones((256, 305), np.bool_)
+    ratio = sharpness(_at_working_scale(large, size)[..., 1], inside) / sharpness(by_area[..., 1], inside)
+    assert 0.8 < ratio < 1.7
 
 
 def test_a_reflection_does_not_make_a_blurred_frame_sharp(mucosa: Mucosa) -> None:
