@@ -27,11 +27,18 @@ from db.tables import JobRow, LeaseRow
 NAME = "endonode"
 VERSION = "1"  # pinned: DBOS runs only its own version's jobs, by default a hash of the workflow's source
 WORKFLOW = "run_job"  # what changes its arguments takes a new name
-QUEUE_OF_KIND = {"compare": "exams", "close": "exams", "read": "read", "deliver": "deliver"}
+QUEUE_OF_KIND = {
+    "compare": "exams",
+    "close": "exams",
+    "read": "read",
+    "state_failure": "exams",
+    "deliver": "deliver",
+}
 SLOTS_OF_QUEUE = {"exams": 2, "read": 1, "deliver": 4}
 POLL_S = 0.1
 MAX_ATTEMPTS = 3
-POISONED = frozenset({"compare", "read"})  # kinds that decode: what kills their worker may be the job itself
+# kinds that decode: what kills their worker may be the job itself
+POISONED = frozenset({"compare", "read", "state_failure"})
 SHORTEST_DELAY, LONGEST_DELAY = dt.timedelta(seconds=2), dt.timedelta(minutes=10)
 LONGEST_OUTAGE = dt.timedelta(days=1)
 KEEP = dt.timedelta(days=1)

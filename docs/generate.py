@@ -85,8 +85,9 @@ def _type(annotation: Any) -> str:
         return names[annotation]
     if all(isinstance(argument, str) for argument in arguments):
         return ", ".join(f"`{argument}`" for argument in arguments)
-    kinds = [names[argument] for argument in arguments if argument in names]
-    return f"list of {kinds[0]}" if Ellipsis in arguments else kinds[0]
+    if Ellipsis in arguments:
+        return f"list of {_type(arguments[0])}"
+    return next(names[argument] for argument in arguments if argument in names)
 
 
 def _default(field: FieldInfo) -> str:

@@ -16,11 +16,12 @@ from db.jobs import Claim
 from db.tables import ExamRow, InstanceRow, PatientRow
 from models.package import Package
 from models.patient import PatientPrediction, read_patient, vote_once
+from node.errors import InvalidResultError
 from node.exams import instances_of
 from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
 from node.lower_gi import STATED_IN, judge
-from node.records import write_frames, write_prediction, write_results
+from node.records import fail_exam, superseded_results, write_frames, write_prediction, write_results
 from node.reporting import Material, Outcome, make_panels, make_results
 from pipeline.clean.near_duplicates import duplicate_groups
 from pipeline.errors import DecodeError
@@ -52,7 +53,13 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
     with watch.step("report"):
         now = utc_now()
         panels = make_panels(node, reader, material, outcome)
-        objects = make_results(node, reader, material, outcome, panels=panels, now=now)
+        try:
+            objects = make_results(node, reader, material, outcome, panels=panels, now=now)
+        except InvalidResultError as error:  # it would be no better the next time
+            with node.database.writing() as session:
+                fail_exam(session, claim.subject_id, "report", str(error))
+                node.jobs.bury(session, claim, str(error))
+            return
         stored = {encoded.sop_instance_uid: node.files.keep_bytes(encoded.data) for encoded in objects}
     with node.database.writing() as session:
         node.database.lock_study(session, material.exam.study_instance_uid)
@@ -86,33 +93,39 @@ def _begin(node: Node, claim: Claim) -> Material | None:
         if exam.state not in ("closed", "reading"):
             node.jobs.finish(session, claim)
             return None
-        instances = instances_of(session, exam)
-        if exam.superseded_by is not None and not instances:  # they were moved to the exam that replaces it
+        # They were moved to the exam that replaces it.
+        if exam.superseded_by is not None and not instances_of(session, exam):
             node.jobs.finish(session, claim)
             return None
-        patient = session.get(PatientRow, exam.patient_row_id) if exam.patient_row_id else None
-        supersedes = session.scalar(
-            select(func.max(ExamRow.revision)).where(ExamRow.superseded_by == exam.id)
-        )
         if exam.state == "closed":
             exam.state = "reading"
             record(session, "exam_reading", exam.id)
-        material = Material(
-            exam=exam,
-            instances=instances,
-            named_in=instances or _set_aside(session, exam),
-            patient_id=patient.patient_id if patient else "",
-            supersedes=supersedes,
-        )
-        session.flush()
-        session.expunge_all()
+        return gather(session, exam)
+
+
+def gather(session: Session, exam: ExamRow) -> Material:
+    """Return what an exam is read from, or answered by, for use after the transaction: rows apart from it."""
+    patient = session.get(PatientRow, exam.patient_row_id) if exam.patient_row_id else None
+    instances = instances_of(session, exam)
+    material = Material(
+        exam=exam,
+        instances=instances,
+        named_in=instances or _set_aside(session, exam),
+        patient_id=patient.patient_id if patient else "",
+        supersedes=session.scalar(select(func.max(ExamRow.revision)).where(ExamRow.superseded_by == exam.id)),
+        superseded=superseded_results(session, exam.id),
+    )
+    session.flush()
+    session.expunge_all()
     return material
 
 
 def _set_aside(session: Session, exam: ExamRow) -> list[InstanceRow]:
     """Return what an exam without images was once read from: it names whose result is replaced."""
     rows = select(InstanceRow).where(
-        InstanceRow.study_instance_uid == exam.study_instance_uid, InstanceRow.purged_at.is_(None)
+        InstanceRow.study_instance_uid == exam.study_instance_uid,
+        InstanceRow.purged_at.is_(None),
+        InstanceRow.disposition != "own",
     )
     return list(session.scalars(rows.order_by(InstanceRow.exam_key != exam.exam_key, InstanceRow.id)))
 

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, exists, select
 from sqlalchemy.orm import Session
 
 from db.audit import record
@@ -135,6 +135,18 @@ def result_row(exam_id: str, encoded: EncodedObject, stored: StoredFile, now: dt
     names = ("kind", "form", "item", "sop_instance_uid", "sop_class_uid", "series_instance_uid")
     said = {name: getattr(encoded, name) for name in names}
     return ResultObjectRow(exam_id=exam_id, **said, **asdict(stored), created_at=now)
+
+
+def superseded_results(session: Session, exam_id: str) -> list[ResultObjectRow]:
+    """Return the results of all revisions that an exam stands in for, but for those that never left."""
+    earlier, found = [exam_id], list[str]()
+    while earlier:
+        earlier = list(session.scalars(select(ExamRow.id).where(ExamRow.superseded_by.in_(earlier))))
+        found += earlier
+    delivery = exists().where(DeliveryRow.exam_id == ResultObjectRow.exam_id)
+    has_left = ~delivery | delivery.where(DeliveryRow.state != "withdrawn")
+    rows = select(ResultObjectRow).where(ResultObjectRow.exam_id.in_(found), ResultObjectRow.kind != "rn")
+    return list(session.scalars(rows.where(has_left).order_by(ResultObjectRow.id)))
 
 
 def start_delivery(session: Session, node: Node, exam: ExamRow, ae_title: str, now: dt.datetime) -> None:

@@ -3,23 +3,28 @@
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from db.tables import ExamRow, InstanceRow
+from db.tables import ExamRow, InstanceRow, ResultObjectRow
+from models.package import MODEL
 from models.patient import FOREIGN, PatientPrediction
 from node.duplicates import LOSSLESS
 from node.frames import MOST_SYNTHETIC, FrameReader, FrameReading
 from node.house import Node
 from node.results.gate import Gated
+from node.results.iod import COMPREHENSIVE_3D_SR
+from node.results.key_objects import build_key_objects, build_rejection_note
 from node.results.report import EncodedObject, EvidencePanel, Report, SourceReference
 from node.results.secondary_capture import build_secondary_capture
+from node.results.structured_report import build_structured_report
 from node.template import read_template
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header, value_of
@@ -28,16 +33,22 @@ STATED_OF_A_SOURCE = (
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod", "NumberOfFrames",
 )  # fmt: skip
 
+STATED_OF_QUANTISATION = ("method", "weight_bits", "activation_bits")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Material:
-    """What a reading starts from: the exam as it stood, its images, its patient and where that is named."""
+    """What a reading starts from: the exam as it stood, its images, its patient and where that is named.
+
+    `superseded` are the results of earlier revisions that this one replaces.
+    """
 
     exam: ExamRow
     instances: list[InstanceRow]
     named_in: list[InstanceRow]
     patient_id: str
     supersedes: int | None
+    superseded: list[ResultObjectRow]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,54 +73,90 @@ def make_results(
     node: Node,
     reader: FrameReader,
     material: Material,
-    outcome: Outcome,
+    outcome: Outcome | None,
     *,
     panels: Sequence[EvidencePanel],
     now: dt.datetime,
 ) -> list[EncodedObject]:
-    """Build the objects that answer one exam revision.
+    """Build the objects that answer one exam revision: pages, structured report, key objects, rejection note.
 
-    The Secondary Capture names the evidence frames as its sources; all instances where none is shown.
+    They name the evidence frames as their sources; all instances where none is shown. Without evidence there
+    are no key objects, and a rejection note only where there is something to withdraw. No outcome stands for
+    a reading that failed.
+
+    Raises
+    ------
+    InvalidResultError
+        An object is not what its IOD demands.
     """
-    exam, package, frames = material.exam, reader.package, outcome.frames
+    exam = material.exam
+    report = _report(node, reader, material, outcome, panels=panels, now=now)
+    evidence: dict[str, list[int]] = {}
+    for panel in panels:
+        evidence.setdefault(panel.source.sop_instance_uid, []).append(panel.source.frame_number)
+    named_in = [row for row in material.named_in if row.purged_at is None]
+    rows = [row for row in material.instances if row.sop_instance_uid in evidence] or material.named_in
+    rows = list({row.sop_instance_uid: row for row in rows}.values())  # what was set aside may have copies
+    sources = [_source_reference(node, row, evidence.get(row.sop_instance_uid, [])) for row in rows]
+    common: dict[str, Any] = {
+        "template": read_template(node, named_in, material.patient_id, exam.study_instance_uid),
+        "installation_id": node.installation_id,
+        "exam_key": exam.exam_key,
+        "timezone": node.settings.timezone,
+    }
+    earlier = [
+        SourceReference(row.sop_instance_uid, row.sop_class_uid, row.series_instance_uid, None, ())
+        for row in material.superseded
+    ]
+    predecessors = [named for named in earlier if named.sop_class_uid == COMPREHENSIVE_3D_SR]
+    objects = [
+        build_secondary_capture(report, sources=sources, **common),
+        build_structured_report(report, sources=sources, predecessors=predecessors, **common),
+    ]
+    if panels:
+        objects.append(build_key_objects(report, sources=sources, **common))
+    if earlier:
+        objects.append(build_rejection_note(report, rejected=earlier, **common))
+    return objects
+
+
+def _report(
+    node: Node,
+    reader: FrameReader,
+    material: Material,
+    outcome: Outcome | None,
+    *,
+    panels: Sequence[EvidencePanel],
+    now: dt.datetime,
+) -> Report:
+    exam, package = material.exam, reader.package
+    patient, frames = (outcome.patient, outcome.frames) if outcome else (None, [])
     decoded = sum(frame.reason != "undecodable" for frame in frames)
-    report = Report(
+    return Report(
         revision=exam.revision,
         supersedes=material.supersedes,
-        reading=outcome.patient.reading,
-        unpredicted_reason=outcome.patient.reason,
-        probability=outcome.patient.probability,
+        reading=patient.reading if patient else "failed",
+        unpredicted_reason=patient.reason if patient else None,
+        probability=patient.probability if patient else None,
         frames_received=decoded if frames else len(material.instances),
         frames_kept=sum(frame.prediction is not None for frame in frames),
         frames_foreign=sum(frame.prediction is not None and frame.reason == FOREIGN for frame in frames),
-        frames_used=len(outcome.patient.used),
+        frames_used=len(patient.used) if patient else 0,
         threshold=package.threshold,
         top_k=package.top_k,
         model_name=package.name,
         model_version=package.version,
         model_digest=package.digest,
         settings_digest=_settings_digest(node, reader),
+        quantisation=_quantisation(package.manifest.get("quantisation")),
+        weights_digest=package.manifest["files"][MODEL],
         completeness_verdict=exam.completeness_verdict or "unknown",
         missing_count=exam.missing_count,
-        body_part_stated=outcome.is_lower_gi is not None,
+        body_part_stated=outcome is not None and outcome.is_lower_gi is not None,
         objects_unreadable=len({frame.instance_id for frame in frames if frame.reason == "undecodable"}),
         evidence=tuple(panels),
         created_at=now,
     )
-    evidence: dict[str, list[int]] = {}
-    for panel in panels:
-        evidence.setdefault(panel.source.sop_instance_uid, []).append(panel.source.frame_number)
-    named_in = [row for row in material.named_in if row.purged_at is None]
-    rows = [row for row in material.instances if row.sop_instance_uid in evidence] or material.named_in
-    capture = build_secondary_capture(
-        report,
-        template=read_template(node, named_in, material.patient_id, exam.study_instance_uid),
-        sources=[_source_reference(node, row, evidence.get(row.sop_instance_uid, [])) for row in rows],
-        installation_id=node.installation_id,
-        exam_key=exam.exam_key,
-        timezone=node.settings.timezone,
-    )
-    return [capture]
 
 
 def make_panels(node: Node, reader: FrameReader, material: Material, outcome: Outcome) -> list[EvidencePanel]:
@@ -172,6 +219,13 @@ def _source_reference(node: Node, row: InstanceRow, numbers: Sequence[int]) -> S
 def _values(ds: Dataset, keyword: str) -> str:
     value = value_of(ds, keyword)
     return "\\".join(str(part) for part in value) if isinstance(value, MultiValue) else str(value or "")
+
+
+def _quantisation(stated: Mapping[str, Any] | None) -> str:
+    """Return how a package says that its network was quantised, in a line."""
+    if not stated:
+        return "not stated"
+    return ", ".join(f"{name} {stated[name]}" for name in STATED_OF_QUANTISATION if name in stated)
 
 
 def _settings_digest(node: Node, reader: FrameReader) -> str:

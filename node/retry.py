@@ -2,13 +2,14 @@
 
 import datetime as dt
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from db.audit import record
 from db.engine import utc_now
-from db.tables import DeliveryRow, ExamRow, JobRow
+from db.tables import DeliveryRow, ExamRow, JobRow, ResultObjectRow
 from node.errors import NodeError, NotFoundError
+from node.exams import open_revision
 from node.house import Node
 from node.records import reading_of
 
@@ -16,7 +17,7 @@ from node.records import reading_of
 def retry_exam(node: Node, exam_id: str) -> str:
     """Requeue what failed; returns the step taken up: close, read or deliver."""
     with node.database.writing() as session:
-        exam = session.get(ExamRow, exam_id)
+        exam = session.get(ExamRow, exam_id, with_for_update=True)
         if exam is None:
             raise NotFoundError(f"exam {exam_id}: not known; see `endonode exams`")
         if exam.state != "failed":
@@ -26,7 +27,12 @@ def retry_exam(node: Node, exam_id: str) -> str:
                 f"exam {exam_id}: a later revision has taken its place; see exam {exam.superseded_by} instead"
             )
         step = exam.error_step or "read"
-        if step == "deliver" and reading_of(session, exam.id) is not None:
+        reading = reading_of(session, exam.id)
+        if reading is None and _is_answered(session, exam):
+            _read_anew(session, node, exam)
+            record(session, "exam_retried", exam.id, step="read")
+            return "read"
+        if step == "deliver" and reading is not None:
             _deliver_again(session, node, exam)
         elif step == "close":
             exam.state, exam.closes_at = "receiving", utc_now()
@@ -37,6 +43,22 @@ def retry_exam(node: Node, exam_id: str) -> str:
         exam.error_step = exam.error_text = None
         record(session, "exam_retried", exam.id, step=step)
         return step
+
+
+def _is_answered(session: Session, exam: ExamRow) -> bool:
+    results = exists().where(ResultObjectRow.exam_id == exam.id)
+    return bool(session.scalar(select(results)))
+
+
+def _read_anew(session: Session, node: Node, exam: ExamRow) -> None:
+    """Open the next revision: that this one's reading failed has been stated, and may have arrived."""
+    open_revision(
+        session, node, key=exam.exam_key, previous=exam, patient=exam.patient_row_id,
+        study_instance_uid=exam.study_instance_uid,
+        accession_number=exam.accession_number,
+        peer_ae_title=exam.peer_ae_title,
+        quiet_s=0,
+    )  # fmt: skip
 
 
 def _deliver_again(session: Session, node: Node, exam: ExamRow) -> None:

@@ -76,6 +76,13 @@ class Peer(Table):
     )
     may_send: bool = Field(default=True, description="Whether the peer may store objects here.")
     receives_results: bool = Field(default=False, description="Whether results are sent to this peer.")
+    results: tuple[Literal["sc", "sr", "ko"], ...] = Field(
+        default=("sc", "sr", "ko"),
+        description="Kinds of result that the peer is sent: pages, structured report, key objects.",
+    )
+    rejection_notes: bool = Field(
+        default=False, description="Whether the peer is told by a rejection note (IHE IOCM) what is replaced."
+    )
     storage_commitment: Literal["auto", "required", "never"] = Field(
         default="auto", description="Whether delivery waits for storage commitment (accepted, not yet used)."
     )

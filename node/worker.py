@@ -19,6 +19,7 @@ from node.closing import close_exam
 from node.delivery import deliver
 from node.duplicates import compare_copies
 from node.errors import NodeError, StorageError
+from node.failing import state_failure
 from node.frames import FrameReader
 from node.house import Node
 from node.purge import purge_delivered
@@ -59,9 +60,10 @@ class Worker:
                 "compare": lambda claim: compare_copies(node, claim),
                 "close": lambda claim: close_exam(node, claim),
                 "read": lambda claim: read_exam(node, self._reader, claim),
+                "state_failure": lambda claim: state_failure(node, self._reader, claim),
                 "deliver": lambda claim: deliver(node, claim),
             },
-            on_buried=on_buried,
+            on_buried=self._on_buried,
             transient=OUTAGES,
             quotable=OURS,
         )
@@ -76,6 +78,11 @@ class Worker:
         self._stopping.set()
         self._jobs.stop(timeout_s)
         self._reader.close()
+
+    def _on_buried(self, session: Session, claim: Claim, error_text: str) -> None:
+        on_buried(session, claim, error_text)
+        if claim.kind == "read":  # whoever waits for a result is told that there is none
+            self._node.jobs.enqueue(session, "state_failure", claim.subject_id)
 
     def _purge(self) -> None:
         while True:
@@ -95,7 +102,7 @@ def on_buried(session: Session, claim: Claim, error_text: str) -> None:
         delivery = session.get_one(DeliveryRow, int(claim.subject_id))
         delivery.state, delivery.last_error = "failed", error_text
         fail_exam(session, delivery.exam_id, "deliver", error_text)
-    else:
+    elif claim.kind == "compare":
         instance = session.get_one(InstanceRow, int(claim.subject_id))
         if instance.disposition == "pending":
             instance.disposition, instance.disposition_reason = "quarantined", "not_comparable"

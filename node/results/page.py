@@ -42,21 +42,25 @@ def _summary(report: Report, count: int) -> Image.Image:
     _write(pen, (MARGIN, 122), "Reading", 20, MUTED)
     _write(pen, (MARGIN, 150), words.READINGS[report.reading], 42)
     reason = report.unpredicted_reason
-    if reason is not None:
+    if report.reading == "failed":
+        _write(pen, (MARGIN, 210), words.FAILURE, 24, CAUTION)
+    elif reason is not None:
         _write(pen, (MARGIN, 210), words.REASONS.get(reason, reason.replace("_", " ").capitalize() + "."), 24)
     elif report.probability is not None:
         estimate = f"Probability of IBD {words.share(report.probability)}, a calibrated estimate"
         _write(pen, (MARGIN, 210), estimate, 24)
-    received = [
+    counted = [
         ("Frames received", f"{report.frames_received}"),
         ("Frames fit to be read", f"{report.frames_kept}"),
         ("Frames that voted", f"{report.frames_used}"),
+    ]
+    settings = [
         ("Confidence threshold t", f"{report.threshold:g}"),
         ("Frames that may vote, k", f"{report.top_k}"),
         ("Model", report.model_name),
         ("Model version, digest", f"{report.model_version}, {report.model_digest[:12]}"),
     ]
-    _table(pen, received)
+    _table(pen, settings if report.reading == "failed" else counted + settings)
     _notes(pen, report)
     _strip(page, pen, report)
     return page
@@ -84,7 +88,7 @@ def _notes(pen: ImageDraw.ImageDraw, report: Report) -> None:
     if report.frames_foreign:
         frames = f"{report.frames_foreign} of {report.frames_kept} frames"
         lines.append((f"{frames} unlike those learnt from: without a vote.", CAUTION))
-    if not report.body_part_stated:
+    if not report.body_part_stated and report.reading != "failed":
         lines.append(("Body part not stated; lower GI is assumed.", CAUTION))
     if report.reading == "unpredicted":
         lines.append(("Unpredicted is an abstention: neither IBD nor its absence.", TEXT))

@@ -82,13 +82,18 @@ class Report:
     supersedes
         The revision that this one replaces, or None.
     reading
-        ``ibd``, ``healthy`` or ``unpredicted``: machine values, never shown as they are.
+        ``ibd``, ``healthy``, ``unpredicted`` or, where the reading itself broke off, ``failed``: machine
+        values, never shown as they are.
     unpredicted_reason
         Machine value, such as ``below_threshold``; None unless `reading` is ``unpredicted``.
     probability
         Calibrated probability of IBD for the patient, 0-1, or None.
     settings_digest
         SHA-256 of everything but the model that a reading depends on.
+    quantisation
+        How the model's weights and activations are represented.
+    weights_digest
+        SHA-256 (hex) of the network's file.
     completeness_verdict
         ``complete``, ``incomplete`` or ``unknown``.
     missing_count
@@ -116,6 +121,8 @@ class Report:
     model_version: str
     model_digest: str
     settings_digest: str
+    quantisation: str
+    weights_digest: str
     completeness_verdict: str
     missing_count: int | None
     body_part_stated: bool
@@ -125,8 +132,8 @@ class Report:
 
     def __post_init__(self) -> None:
         """Refuse a reading nobody has words for, and a time without a zone."""
-        if self.reading not in ("ibd", "healthy", "unpredicted"):
-            raise ValueError(f"reading: ibd, healthy or unpredicted was expected, {self.reading!r} was found")
+        if self.reading not in ("ibd", "healthy", "unpredicted", "failed"):
+            raise ValueError(f"reading: {self.reading!r} is none of ibd, healthy, unpredicted and failed")
         if self.created_at.tzinfo is None:
             raise ValueError("created_at: a timezone-aware datetime was expected, a naive one was found")
 
@@ -158,9 +165,10 @@ class EncodedObject:
     Attributes
     ----------
     kind
-        ``sc``.
+        ``sc`` (pages), ``sr`` (structured report), ``ko`` (key objects) or ``rn`` (rejection note).
     form
-        The rung of the fallback ladder: ``multi_frame`` or ``single_frame``.
+        The rung of the kind's fallback ladder: ``multi_frame`` or ``single_frame`` of an sc,
+        ``comprehensive_3d`` or ``comprehensive`` of an sr, ``key_object`` of a ko and an rn.
     item
         1-based number within its kind and form.
     """

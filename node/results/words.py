@@ -9,7 +9,9 @@ READINGS = {
     "ibd": "IBD pattern found",
     "healthy": "No IBD pattern found; other findings are not assessed",
     "unpredicted": "UNPREDICTED",
+    "failed": "READING FAILED",
 }
+FAILURE = "The software failed while it read the images; nothing was found and nothing ruled out."
 REASONS = {
     "no_frames": "No frame was fit to be read.",
     "below_threshold": "No frame reached the confidence threshold.",

@@ -57,6 +57,8 @@ def make_report(**changes: Any) -> Report:
         "model_version": "1.0",
         "model_digest": "ab" * 32,
         "settings_digest": "cd" * 32,
+        "quantisation": "ptq, weights 8 bit, activations 8 bit",
+        "weights_digest": "ef" * 32,
         "completeness_verdict": "complete",
         "missing_count": None,
         "body_part_stated": True,
