@@ -1,5 +1,6 @@
-"""The audit trail: what happened, to what, when."""
+"""The audit trail: what happened, to what, when, by whom."""
 
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from sqlalchemy.orm import Session
@@ -7,7 +8,7 @@ from sqlalchemy.orm import Session
 from db.engine import utc_now
 from db.tables import AuditEventRow
 
-JsonValue: TypeAlias = bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"] | None
+JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
 
 def record(session: Session, event: str, subject_id: str, *, actor: str = "", **detail: JsonValue) -> None:
@@ -16,4 +17,10 @@ def record(session: Session, event: str, subject_id: str, *, actor: str = "", **
     `event` is a static past-tense name, `subject_id` an exam, instance or job id, `actor` as
     `db.tables.AuditEventRow` says. No patient's name, birth date or recognised text goes into `detail`.
     """
+    actor = actor or session.info.get("actor", "")
     session.add(AuditEventRow(at=utc_now(), event=event, subject_id=subject_id, actor=actor, detail=detail))
+
+
+def caused_by(session: Session, actor: str) -> None:
+    """Let every event of this transaction that names no actor of its own have this one."""
+    session.info["actor"] = actor

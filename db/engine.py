@@ -43,6 +43,8 @@ class Database:
         ``"sqlite"`` or ``"postgresql"``.
     engine
         For the schema's own business; everyone else asks for a session.
+    actor
+        Who causes the audit events of this process that name nobody else; empty: the node itself.
     dbos_engine
         What DBOS works on: the same on PostgreSQL; on SQLite one where the driver begins, and takes the write
         lock at the first change. Under our `begin` a DBOS transaction would begin as a read, and its first
@@ -51,6 +53,7 @@ class Database:
 
     def __init__(self, url: str, engine: Engine) -> None:
         self.url = url
+        self.actor = ""
         self.dialect = engine.dialect.name
         self.engine = engine
         self.dbos_engine = engine
@@ -80,6 +83,7 @@ class Database:
             raise DatabaseError("the database stayed locked by another write session of this process")
         try:
             with self._writing.begin() as session:
+                session.info["actor"] = self.actor
                 yield session
         finally:
             if self._turn is not None:

@@ -69,6 +69,7 @@ def admit(
     *,
     calling_ae_title: str,
     open_exams: OpenExams,
+    reception: str | None = None,
 ) -> str:
     """Record one durable object and give it its place: exam, quarantine, or the comparison queue.
 
@@ -81,7 +82,7 @@ def admit(
     now = utc_now()
     values = {name: getattr(header, name) for name in _OF_HEADER} | {
         "sha256": stored.sha256, "size_bytes": stored.size_bytes,
-        "calling_ae_title": calling_ae_title, "received_at": now,
+        "calling_ae_title": calling_ae_title, "received_at": now, "reception": reception,
     }  # fmt: skip
     refers_to_others = header.source_uids or header.equipment_uids
     if not refers_to_others and open_exams.admit_next(session, node.settings, values):

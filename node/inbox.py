@@ -10,9 +10,11 @@ import structlog
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from db.audit import caused_by
 from db.engine import utc_now
 from db.errors import DatabaseError
 from db.tables import ArrivalRow
+from node.audit.receptions import tell_reception
 from node.dicom.header import Header, read_header
 from node.dicom.walk import DOES_NOT_MATCH
 from node.errors import ReceivedObjectError, StorageError
@@ -37,6 +39,8 @@ class Received:
         Of the file's bytes (hex).
     until_durable
         Returns once the file has been synced to the disk; raises `StorageError` where it cannot be.
+    association
+        Token of the association that brought it.
     """
 
     staged: Path
@@ -45,6 +49,7 @@ class Received:
     sop_class_uid: str
     sop_instance_uid: str
     calling_ae_title: str
+    association: str
 
 
 class Inbox:
@@ -54,6 +59,7 @@ class Inbox:
         self._node = node
         self._open_exams = OpenExams()
         self._beaten: set[str] = set()
+        self._bringing: set[str] = set()
 
     def keep(self, received: Received) -> None:
         """Check an object and keep it; on return its file and its row are durable.
@@ -87,15 +93,28 @@ class Inbox:
     def _admit(self, header: Header, stored: StoredFile, received: Received) -> None:
         calling = received.calling_ae_title
         with self._node.database.writing() as session:
+            caused_by(session, f"ae:{calling}")
             disposition = admit(
-                session, self._node, header, stored, calling_ae_title=calling, open_exams=self._open_exams
-            )
+                session, self._node, header, stored,
+                calling_ae_title=calling, open_exams=self._open_exams, reception=received.association,
+            )  # fmt: skip
+        self._bringing.add(received.association)
         log.info(
             "instance_received",
             sop_instance_uid=header.sop_instance_uid, study_instance_uid=header.study_instance_uid,
             sha256=stored.sha256, size_bytes=stored.size_bytes,
             disposition=disposition, calling_ae_title=calling,
         )  # fmt: skip
+
+    def end_reception(self, association: str) -> None:
+        """Record what an association has brought, now that it has ended."""
+        if association not in self._bringing:
+            return
+        self._bringing.discard(association)
+        try:
+            tell_reception(self._node.database, association)
+        except (SQLAlchemyError, DatabaseError) as error:
+            log.warning("reception_not_recorded", error=type(error).__name__)
 
     def beat(self, arriving: Mapping[str, str]) -> None:
         """Say which objects (token -> Study Instance UID) are still arriving: their exams stay open.

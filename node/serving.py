@@ -20,6 +20,7 @@ from db.errors import SchemaError
 from db.jobs_dbos import DbosJobs
 from db.schema import ensure_schema, installation_id, schema_state
 from db.tables import InstanceRow
+from node.audit.keeping import keeping_trail
 from node.errors import NodeError
 from node.files import FileStore
 from node.house import Node
@@ -50,13 +51,14 @@ PARENT_VARIABLE = "_ENDONODE_PARENT"
 
 
 @contextmanager
-def open_node(settings: Settings, *, stores: bool = False) -> Iterator[Node]:
+def open_node(settings: Settings, *, stores: bool = False, actor: str = "") -> Iterator[Node]:
     """Open database and file store and hand them on; closed on the way out.
 
     A process that `stores` gives an empty database its schema and makes the store's folders; an older schema
-    is always refused.
+    is always refused. `actor` is who causes what this process does, if it is not the node itself.
     """
     with closing(open_database(settings.database_url)) as database:
+        database.actor = actor
         if not stores and schema_state(database) == "empty":
             raise SchemaError("the database holds no tables yet; run `endonode migrate`, or start the node")
         ensure_schema(database)
@@ -74,7 +76,7 @@ def receive(settings: Settings) -> None:
     """Run the receiver alone until SIGTERM or SIGINT."""
     _configure_logging(settings)
     hold_signals()
-    with open_node(settings, stores=True) as node, _receiving(node):
+    with open_node(settings, stores=True) as node, keeping_trail(node, "receive"), _receiving(node):
         wait_for_signal()
 
 
@@ -85,7 +87,7 @@ def work(settings: Settings) -> None:
     _die_with_parent()
     _configure_logging(settings)
     hold_signals()
-    with open_node(settings, stores=True) as node:
+    with open_node(settings, stores=True) as node, keeping_trail(node, "work"):
         worker = Worker(node)
         worker.start()
         log.info("worker_started", pid=os.getpid())
@@ -99,7 +101,7 @@ def serve(settings: Settings, config: Path | None) -> None:
     _configure_logging(settings)
     hold_signals()
     stop, failures = threading.Event(), list[str]()
-    with open_node(settings, stores=True) as node:
+    with open_node(settings, stores=True) as node, keeping_trail(node, "serve"):
         supervisor = threading.Thread(target=_supervise, args=(config, stop, failures), name="supervisor")
         with _receiving(node):
             supervisor.start()

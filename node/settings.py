@@ -251,13 +251,38 @@ class Settings(BaseSettings):
     other_objects: Literal["keep", "refuse"] = Field(
         default="keep", description="What is not endoscopy: kept unread, or its contexts rejected."
     )
+    audit_key: Path | None = Field(
+        default=None,
+        description="File of the key that chains the audit trail: one for all hosts, made at the first "
+        "start, never in the database. Empty: `audit.key` in `storage_dir`.",
+    )
+    audit_head: Path | None = Field(
+        default=None,
+        description="File to which the head of the audit trail is appended each minute; best where who may "
+        "change the database may not write. Empty: `audit.head` in `storage_dir`.",
+    )
+    syslog_host: str = Field(
+        default="", description="Syslog receiver of audit messages (PS3.15 A.5); empty: none is sent any."
+    )
+    syslog_port: int = Field(default=6514, ge=1, le=65535, description="TCP port of the syslog receiver.")
+    syslog_transport: Literal["tls", "tcp"] = Field(
+        default="tls", description="`tls` (RFC 5425), or `tcp` alone: Patient IDs then pass in the clear."
+    )
+    syslog_ca: Path | None = Field(
+        default=None,
+        description="PEM file of who may vouch for the syslog receiver; empty: whom the system trusts.",
+    )
+    syslog_spool: int = Field(
+        default=100_000, ge=100,
+        description="Audit events that may wait for the syslog receiver; of more, the oldest are not sent.",
+    )  # fmt: skip
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe event that is logged."
     )
     endoscopy: EndoscopyRule = Field(default=EndoscopyRule(), description="What is read as endoscopy.")
     lower_gi: LowerGiRule = Field(default=LowerGiRule(), description="What is known not to be lower GI.")
 
-    @field_validator("model_dir", "recipe", mode="before")
+    @field_validator("model_dir", "recipe", "audit_key", "audit_head", "syslog_ca", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None

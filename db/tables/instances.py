@@ -10,13 +10,16 @@ from db.tables.base import Base, UtcDateTime
 IN_FORCE = text("disposition IN ('accepted', 'kept')")
 """At most one row a SOP Instance UID is in force; the index below lets the database keep that promise."""
 
+IS_UNTOLD = text("reception IS NOT NULL")
+
 
 class InstanceRow(Base):
     """One stored object. The bytes lie in the file store under `sha256`; no path is ever stored.
 
     `disposition` is one of: accepted (an image that is read), kept (not read: not endoscopy), pending (same
     UID as one in force, not yet compared), duplicate, header_revision, quarantined, own (emitted by this node
-    or derived from what it emitted), discarded (by a person).
+    or derived from what it emitted), discarded (by a person). `reception` is the association that brought it,
+    until the audit event that lists it is written.
     """
 
     __tablename__ = "instances"
@@ -29,6 +32,7 @@ class InstanceRow(Base):
             postgresql_where=IN_FORCE,
         ),
         Index("ix_instances_exam_key_disposition", "exam_key", "disposition"),
+        Index("ix_instances_reception", "reception", sqlite_where=IS_UNTOLD, postgresql_where=IS_UNTOLD),
     )
 
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
@@ -50,6 +54,7 @@ class InstanceRow(Base):
     first_revision: Mapped[int | None] = mapped_column(Integer)
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     received_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    reception: Mapped[str | None] = mapped_column(String(32))
     purged_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
 
 

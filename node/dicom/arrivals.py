@@ -146,12 +146,15 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
 
     Attributes
     ----------
+    token
+        Tells this association from every other.
     arrivals
         Those of this association that are not dealt with yet.
     """
 
     def __init__(self, assoc: Association, files: FileStore) -> None:
         super().__init__(assoc)
+        self.token = secrets.token_hex(16)
         self.arrivals: list[Arrival] = []
         self._files = files
         self._command = b""

@@ -138,6 +138,7 @@ class Receiver:
     def _forget(self, acceptor: Acceptor) -> None:
         for arrival in acceptor.dimse.arrivals:
             arrival.discard()
+        self._inbox.end_reception(acceptor.dimse.token)
         with self._lock:
             self._inside.discard(acceptor)
 
@@ -175,7 +176,8 @@ class Receiver:
         request = event.request
         calling = event.assoc.requestor.primitive.calling_ae_title.strip()
         try:
-            self._keep(request.DataSet, request.AffectedSOPInstanceUID.strip(" \0"), calling)
+            uid = request.AffectedSOPInstanceUID.strip(" \0")
+            self._keep(request.DataSet, uid, calling, association=event.assoc.dimse.token)
         except ReceivedObjectError as error:
             status, comment = error.status, str(error)
         except StorageError as error:
@@ -197,7 +199,7 @@ class Receiver:
         answer.ErrorComment = comment[:ERROR_COMMENT_LENGTH]
         return answer
 
-    def _keep(self, arrival: Any, sop_instance_uid: str, calling_ae_title: str) -> None:
+    def _keep(self, arrival: Any, sop_instance_uid: str, calling_ae_title: str, *, association: str) -> None:
         if not isinstance(arrival, Arrival) or not arrival.size_bytes:
             raise ReceivedObjectError("no dataset came with the command", status=DOES_NOT_MATCH)
         if arrival.failure is not None:
@@ -206,7 +208,7 @@ class Receiver:
             Received(
                 staged=arrival.path, sha256=arrival.sha256, until_durable=arrival.until_durable,
                 sop_class_uid=arrival.sop_class_uid, sop_instance_uid=sop_instance_uid,
-                calling_ae_title=calling_ae_title,
+                calling_ae_title=calling_ae_title, association=association,
             )
         )  # fmt: skip
 

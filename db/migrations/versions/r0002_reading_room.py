@@ -191,6 +191,15 @@ def _deliveries() -> None:
 
 
 def _audit() -> None:
+    op.add_column("instances", sa.Column("reception", sa.String(length=32), nullable=True))
+    is_untold = sa.text("reception IS NOT NULL")
+    op.create_index(
+        "ix_instances_reception",
+        "instances",
+        ["reception"],
+        sqlite_where=is_untold,
+        postgresql_where=is_untold,
+    )
     op.add_column("audit_events", sa.Column("actor", sa.String(length=80), nullable=False, server_default=""))
     op.create_index("ix_audit_events_at_id", "audit_events", ["at", "id"])
     op.create_table(

@@ -33,6 +33,7 @@ def _keep(node: Node, ds: Dataset) -> None:
             sop_class_uid=ds.SOPClassUID,
             sop_instance_uid=ds.SOPInstanceUID,
             calling_ae_title="PACS",
+            association="a1",
         )
     )
 
