@@ -161,8 +161,9 @@ def _copied_from(template: Dataset) -> Dataset:
     ds = Dataset()
     for keyword in ("SpecificCharacterSet", *COPIED):
         copy_raw(template, ds, keyword)
-        if keyword in ds and ds.get_item(keyword).VR == "SQ" and any(map(defect_of_codes, ds[keyword].value)):
-            del ds[keyword]  # a code that lacks its meaning makes an object invalid, in a source as in ours
+        is_sequence = keyword in ds and ds.get_item(keyword).VR == "SQ"
+        if is_sequence and defect_of_codes(ds[keyword].value, keyword) is not None:
+            del ds[keyword]  # a code without its meaning would make the result invalid too
     for keyword in TYPE_2:
         if keyword not in ds:
             setattr(ds, keyword, "")

@@ -4,7 +4,7 @@ Type 1 and 2 attributes of the mandatory modules (PS3.3 annex A) are those of hi
 a content item must have follows from its value type (PS3.3 C.17.3), which those tables do not tell.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 
 from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
@@ -64,9 +64,9 @@ def check_object(ds: Dataset) -> None:
         raise InvalidResultError(f"{name}: {defect}; it is not sent: correct what makes it, then retry")
 
 
-def defect_of_codes(ds: Dataset) -> str | None:
-    """Return what is wrong with a code anywhere in a dataset, or None."""
-    return _defect(ds, (), {})
+def defect_of_codes(items: Iterable[Dataset], keyword: str) -> str | None:
+    """Return what is wrong with a code anywhere in the items of the sequence of that keyword, or None."""
+    return next(filter(None, (_defect(item, (keyword,), {}) for item in items)), None)
 
 
 def _defect(ds: Dataset, path: Path, required: Mapping[Path, Mapping[str, str]]) -> str | None:

@@ -88,10 +88,21 @@ REPORTS: dict[str, Callable[[], Report]] = {
         reading="unpredicted", unpredicted_reason="out_of_distribution", probability=None, frames_used=0,
         frames_foreign=15, evidence=(make_panel(6, voted=False, reason="out_of_distribution"),),
     ),
+    "failed": lambda: make_report(
+        reading="failed", probability=None, frames_kept=0, frames_used=0, evidence=(), body_part_stated=False
+    ),
     "not_lower_gi": lambda: make_report(
         reading="unpredicted", unpredicted_reason="not_lower_gi", probability=None, frames_used=0, evidence=()
     ),
 }  # fmt: skip
+
+
+GIVEN: dict[str, Any] = {
+    "installation_id": "5d1f5e5e-0000-4000-8000-000000000001",
+    "exam_key": "key",
+    "timezone": "",
+}
+"""What every builder is given besides the report, the header and what it refers to."""
 
 
 def encode(ds: Dataset, transfer_syntax_uid: str = "1.2.840.10008.1.2.1") -> bytes:
@@ -135,6 +146,32 @@ def make_source(**changes: Any) -> Dataset:
 def make_template(transfer_syntax_uid: str = "1.2.840.10008.1.2.1", **changes: Any) -> Dataset:
     """Return the header as the node reads it: raw."""
     return dcmread(io.BytesIO(encode(make_source(**changes), transfer_syntax_uid)), stop_before_pixels=True)
+
+
+NAMES = {
+    "ISO_IR 100": "Müller^Jürgen".encode("latin-1"),
+    "ISO_IR 192": "Wang^XiaoDong=王^小东".encode(),
+    "GB18030": "Wang^XiaoDong=王^小东".encode("gb18030"),
+    "GBK": "Wang^XiaoDong=王^小东".encode("gbk"),
+    "ISO 2022 IR 13\\ISO 2022 IR 87": b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J"
+    b"=\x1b$B$d$^$@\x1b(J^\x1b$B$?$m$&\x1b(J",
+    "\\ISO 2022 IR 149": b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"
+    b"=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
+    "\\ISO 2022 IR 87": b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+    b"=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+    None: "Müller^Jürgen".encode("latin-1"),
+}
+"""PatientName as PS3.5 Annexes H, I and J write it, and as a processor without a character set does."""
+
+
+def raw_template(name: bytes, character_set: str | None, transfer_syntax_uid: str) -> Dataset:
+    """Return a header whose PatientName has exactly these bytes."""
+    padded = name + b" " * (len(name) % 2)
+    placeholder = "X" * len(padded)
+    data = encode(
+        make_source(SpecificCharacterSet=character_set, PatientName=placeholder), transfer_syntax_uid
+    ).replace(placeholder.encode(), padded)
+    return dcmread(io.BytesIO(data), stop_before_pixels=True)
 
 
 @pytest.fixture(params=sorted(REPORTS))
