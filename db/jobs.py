@@ -40,6 +40,9 @@ class Jobs(Protocol):
     def postpone(self, session: Session, claim: Claim, until: dt.datetime) -> None:
         """Run the job again from the given instant on; this run is not counted. Raises as `finish`."""
 
+    def hasten(self, session: Session, kind: str, subject_id: str) -> None:
+        """Let a job that waits run now; one that runs, or has ended, is left alone."""
+
     def bury(self, session: Session, claim: Claim, error: str) -> None:
         """Make the job a dead letter. Raises as `finish`."""
 

@@ -33,6 +33,7 @@ QUEUE_OF_KIND = {
     "read": "read",
     "state_failure": "exams",
     "deliver": "deliver",
+    "commit": "deliver",
 }
 SLOTS_OF_QUEUE = {"exams": 2, "read": 1, "deliver": 4}
 POLL_S = 0.1
@@ -76,6 +77,12 @@ class DbosJobs:
         job = _held(session, claim)
         job.attempts, job.outage_since = 0, None
         self.dispatch(session, job, until)
+
+    def hasten(self, session: Session, kind: str, subject_id: str) -> None:
+        """See `db.jobs.Jobs`."""
+        waits = JobRow.kind == kind, JobRow.subject_id == subject_id, JobRow.state == "queued"
+        for job in session.scalars(select(JobRow).where(*waits).with_for_update()):
+            self.dispatch(session, job, utc_now())
 
     def bury(self, session: Session, claim: Claim, error: str) -> None:
         """See `db.jobs.Jobs`."""

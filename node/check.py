@@ -7,9 +7,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from db.engine import open_database
+from sqlalchemy import select
+
+from db.audit import record
+from db.engine import Database, open_database
 from db.errors import DatabaseError
 from db.schema import schema_state
+from db.tables import PeerMemoryRow
 from models.errors import PackageError
 from models.package import load_package
 from node.errors import NodeError
@@ -35,7 +39,7 @@ class Finding:
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Look at settings, schema, model digests, disk and each peer; changes nothing."""
+    """Look at settings, schema, model digests, disk and each peer; what a peer refused is tried anew."""
     yield Finding("settings", is_ok=True, text=f"AE title {settings.ae_title}, port {settings.port}")
     yield _check_schema(settings)
     yield _check_model(settings)
@@ -57,7 +61,21 @@ def _check_schema(settings: Settings) -> Finding:
         return Finding("database", is_ok=False, text=str(error))
     with closing(database):
         state = schema_state(database)
+        if state == "current":
+            _forget_refusals(database)
     return Finding("database", is_ok=state in {"empty", "current"}, text=SCHEMA_ADVICE[state])
+
+
+def _forget_refusals(database: Database) -> None:
+    with database.reading() as session:
+        known = session.scalars(select(PeerMemoryRow)).all()
+    if known:  # else nothing is written: this may be a user who may not
+        with database.writing() as session:
+            for memory in known:
+                record(
+                    session, "peer_refusal_forgotten", memory.ae_title, about=memory.subject, form=memory.form
+                )
+                session.delete(session.merge(memory))
 
 
 def _check_model(settings: Settings) -> Finding:

@@ -1,7 +1,7 @@
 """Results on their way to a peer: sent until each object is answered with success, or dead-lettered.
 
 No transaction is open while anything is sent; what a peer has answered is recorded at once, so that a restart
-sends the rest and only the rest, in the same bytes.
+sends the rest and only the rest, in the same bytes. Each kind of result has a ladder of forms of its own.
 """
 
 import datetime as dt
@@ -15,48 +15,95 @@ from sqlalchemy.orm import Session
 from db.audit import record
 from db.engine import utc_now
 from db.jobs import Claim
-from db.tables import DeliveredObjectRow, DeliveryRow, ExamRow, PeerMemoryRow, ResultObjectRow
+from db.tables import DeliveredObjectRow, DeliveryRow, ExamRow, ResultObjectRow
 from node.dicom.scu import Outgoing, send
 from node.errors import RefusedError, SendError
 from node.house import Node
-from node.records import fail_exam, result_row
-from node.results.secondary_capture import to_single_frames
+from node.ladder import choose_forms, next_form, objects_of, remember, remembered
+from node.records import fail_exam
+from node.settings import Peer
 
 log = structlog.get_logger()
 
 LONGEST_DELAY_S = 3600
 """Retries double from 2 s up to this: a PACS that comes back is found within the hour."""
 
+NO_COMMITMENT = "none"
+"""What is remembered, as subject ``commitment``, of a peer that rejects storage commitment."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """What one run of a delivery job sends: the row as it stood, and the objects not yet answered."""
+    """What one run of a delivery job sends: the kinds of result, and the form that each begins with."""
 
     delivery_id: int
     exam_id: str
-    peer_ae_title: str
-    form: str
-    ids: dict[str, int]
-    objects: tuple[Outgoing, ...]
+    ae_title: str
+    forms: dict[str, str]
 
 
 def deliver(node: Node, claim: Claim) -> None:
-    """Send the results named by the claim and store what came of it."""
+    """Send the results named by the claim and store what came of it.
+
+    A kind that the peer takes in no form keeps the others from nothing, but makes the delivery a dead letter.
+    """
     shipment = _begin(node, claim)
     if shipment is None:
         return
     started = time.monotonic()
     try:
-        _send(node, shipment)
-    except RefusedError as error:
-        if shipment.form == "multi_frame":
-            _step_down(node, claim, shipment, error)
-        else:
-            _put_off(node, claim, shipment, error)
+        peer = peer_of(node, shipment.ae_title)
+        refusals = [_send_kind(node, peer, shipment, kind) for kind in shipment.forms]
     except SendError as error:
         _put_off(node, claim, shipment, error)
     else:
-        _complete(node, claim, shipment, time.monotonic() - started)
+        _complete(
+            node, claim, shipment, refusals=[*filter(None, refusals)], seconds=time.monotonic() - started
+        )
+
+
+def peer_of(node: Node, ae_title: str) -> Peer:
+    """Return the peer of a delivery; raises `SendError` where the settings have lost it."""
+    peer = node.settings.peer(ae_title)
+    if peer is None:
+        raise SendError(f"{ae_title}: no such peer in the settings any more; put it back")
+    return peer
+
+
+def locked(session: Session, delivery_id: int) -> tuple[ExamRow, DeliveryRow]:
+    """Return a delivery and its exam, all others kept from both until the transaction ends."""
+    exam_id = session.get_one(DeliveryRow, delivery_id).exam_id
+    exam = session.get_one(ExamRow, exam_id, with_for_update=True, populate_existing=True)
+    return exam, session.get_one(DeliveryRow, delivery_id, with_for_update=True, populate_existing=True)
+
+
+def conclude(
+    session: Session, node: Node, claim: Claim, delivery: DeliveryRow, *, committed: bool | None
+) -> None:
+    """Call a delivery made, and its exam where nothing else of it is under way; `locked` came before."""
+    now = utc_now()
+    delivery.state, delivery.delivered_at, delivery.last_error = "delivered", now, None
+    delivery.committed = committed
+    record(
+        session, "result_delivered", delivery.exam_id, peer=delivery.peer_ae_title, committed=committed
+    )  # fmt: skip
+    _settle(session, session.get_one(ExamRow, delivery.exam_id), now)
+    node.jobs.finish(session, claim)
+    log.info("result_delivered", exam_id=delivery.exam_id, peer=delivery.peer_ae_title, committed=committed)
+
+
+def give_up(session: Session, node: Node, claim: Claim, delivery: DeliveryRow, error: str) -> None:
+    """Make a delivery a dead letter, or withdraw what a later revision replaces; `locked` came before."""
+    delivery.last_error = error
+    exam = session.get_one(ExamRow, delivery.exam_id)
+    if exam.superseded_by is not None:
+        _withdraw(session, exam, delivery)
+        node.jobs.finish(session, claim)
+    else:
+        delivery.state = "failed"
+        fail_exam(session, exam.id, "deliver", error)
+        node.jobs.bury(session, claim, error)
+    log.warning("delivery_not_made", exam_id=exam.id, peer=delivery.peer_ae_title, error=error)
 
 
 def _begin(node: Node, claim: Claim) -> Shipment | None:
@@ -65,119 +112,125 @@ def _begin(node: Node, claim: Claim) -> Shipment | None:
     Of an exam with a later revision, only what has begun to arrive is sent to its end.
     """
     with node.database.writing() as session:
-        delivery_id = int(claim.subject_id)
-        exam = _locked_exam(session, session.get_one(DeliveryRow, delivery_id).exam_id)
-        delivery = session.get_one(DeliveryRow, delivery_id, with_for_update=True, populate_existing=True)
+        exam, delivery = locked(session, int(claim.subject_id))
         is_under_way = delivery.state in ("pending", "sending")
-        if is_under_way and exam.superseded_by is not None and not _answered(session, delivery_id):
+        if is_under_way and exam.superseded_by is not None and not _answered(session, delivery.id):
             _withdraw(session, exam, delivery)
             is_under_way = False
         if not is_under_way:
             node.jobs.finish(session, claim)
             return None
         delivery.state = "sending"
-        if delivery.form is None:
-            delivery.form = _remembered_form(session, node, delivery.peer_ae_title)
-        form = delivery.form
         if exam.state == "read":
             exam.state = "delivering"
-            record(session, "exam_delivering", exam.id)
-        needs_single = form == "single_frame" and not _rows(session, exam.id, form)
-    if needs_single:
-        _make_single_frames(node, exam.id)
+            record(session, "exam_delivering", exam.id, peer=delivery.peer_ae_title)
+        return Shipment(delivery.id, exam.id, delivery.peer_ae_title, choose_forms(session, node, delivery))
+
+
+def _send_kind(node: Node, peer: Peer, shipment: Shipment, kind: str) -> str | None:
+    """Send what is left of one kind, down its ladder as far as it goes; return why it is refused, or None."""
+    form = shipment.forms[kind]
+    while True:
+        try:
+            _send(node, peer, shipment, _left(node, shipment, kind, form))
+        except RefusedError as error:
+            lower = _step_down(node, peer, shipment, kind=kind, form=form, error=error)
+            if lower is None:
+                return str(error)
+            form = lower
+        else:
+            return None
+
+
+def _left(node: Node, shipment: Shipment, kind: str, form: str) -> list[ResultObjectRow]:
+    """Return the objects of a form that the peer has not answered yet, or has to be given again."""
+    rows = objects_of(node, shipment.exam_id, kind, form)
     with node.database.reading() as session:
-        answered = _answered(session, delivery_id)
-        rows = [row for row in _rows(session, exam.id, form) if row.id not in answered]
-        return Shipment(
-            delivery_id=delivery_id,
-            exam_id=exam.id,
-            peer_ae_title=delivery.peer_ae_title,
-            form=form,
-            ids={row.sop_instance_uid: row.id for row in rows},
-            objects=tuple(
-                Outgoing(row.sop_instance_uid, row.sop_class_uid, node.files.path(row.sha256)) for row in rows
-            ),
-        )
+        answered = _answered(session, shipment.delivery_id)
+    return [row for row in rows if answered.get(row.id, "resend") == "resend"]
 
 
-def _send(node: Node, shipment: Shipment) -> None:
-    peer = node.settings.peer(shipment.peer_ae_title)
-    if peer is None:
-        raise SendError(f"{shipment.peer_ae_title}: no such peer in the settings any more; put it back")
+def _send(node: Node, peer: Peer, shipment: Shipment, rows: list[ResultObjectRow]) -> None:
+    ids = {row.sop_instance_uid: row.id for row in rows}
+    objects = [Outgoing(row.sop_instance_uid, row.sop_class_uid, node.files.path(row.sha256)) for row in rows]
 
     def on_answer(sop_instance_uid: str, status: int) -> None:
+        key, now = (shipment.delivery_id, ids[sop_instance_uid]), utc_now()
         with node.database.writing() as session:
-            session.merge(
-                DeliveredObjectRow(
-                    delivery_id=shipment.delivery_id,
-                    result_object_id=shipment.ids[sop_instance_uid],
-                    answered_at=utc_now(),
-                )
-            )
+            row = session.get(DeliveredObjectRow, key)
+            if row is None:
+                session.add(DeliveredObjectRow(delivery_id=key[0], result_object_id=key[1], answered_at=now))
+            else:
+                row.state, row.answered_at, row.resends = "sent", now, row.resends + 1
             record(
                 session, "result_stored", shipment.exam_id,
                 sop_instance_uid=sop_instance_uid, peer=peer.ae_title, status=f"0x{status:04X}",
             )  # fmt: skip
 
-    if shipment.objects:
-        send(peer, shipment.objects, node.settings, on_answer=on_answer)
+    if objects:
+        send(peer, objects, node.settings, on_answer=on_answer)
 
 
-def _complete(node: Node, claim: Claim, shipment: Shipment, seconds: float) -> None:
+def _step_down(
+    node: Node, peer: Peer, shipment: Shipment, *, kind: str, form: str, error: RefusedError
+) -> str | None:
+    """Leave a refused rung: remember it of the peer; return the next, or None where there is none."""
+    lower = next_form(peer, kind, form)
     with node.database.writing() as session:
-        now = utc_now()
-        exam = _locked_exam(session, shipment.exam_id)
-        delivery = session.get_one(DeliveryRow, shipment.delivery_id)
-        delivery.state, delivery.delivered_at, delivery.last_error = "delivered", now, None
-        exam.step_seconds = {**exam.step_seconds, "deliver": round(seconds, 3)}
-        record(session, "result_delivered", exam.id, peer=shipment.peer_ae_title, form=shipment.form)
-        _settle(session, exam, now)
-        node.jobs.finish(session, claim)
-    log.info("result_delivered", exam_id=shipment.exam_id, peer=shipment.peer_ae_title, form=shipment.form)
-
-
-def _put_off(node: Node, claim: Claim, shipment: Shipment, error: SendError | RefusedError) -> None:
-    """Try again later; a refusal or the deadline makes a dead letter, a later revision a withdrawal."""
-    with node.database.writing() as session:
-        now = utc_now()
-        exam = _locked_exam(session, shipment.exam_id)
-        delivery = session.get_one(DeliveryRow, shipment.delivery_id)
-        delivery.attempts += 1
+        _, delivery = locked(session, shipment.delivery_id)
         delivery.last_error = str(error)
-        if exam.superseded_by is not None:
-            _withdraw(session, exam, delivery)
-            node.jobs.finish(session, claim)
-        elif now >= delivery.deadline_at or isinstance(error, RefusedError):
-            delivery.state = "failed"
-            fail_exam(session, exam.id, "deliver", str(error))
-            node.jobs.bury(session, claim, str(error))
-        else:
-            delay = dt.timedelta(seconds=min(LONGEST_DELAY_S, 2 ** min(delivery.attempts, 12)))
-            delivery.state = "pending"
-            peer, attempts = shipment.peer_ae_title, delivery.attempts
-            record(session, "delivery_postponed", exam.id, peer=peer, attempts=attempts)
-            node.jobs.postpone(session, claim, min(now + delay, delivery.deadline_at))
-    log.warning("delivery_not_made", exam_id=shipment.exam_id, peer=shipment.peer_ae_title, error=str(error))
+        if lower is not None:
+            remember(session, peer.ae_title, kind, lower)
+        record(
+            session, "result_form_refused", shipment.exam_id,
+            peer=peer.ae_title, kind=kind, form=form, instead=lower,
+        )  # fmt: skip
+    return lower
 
 
-def _step_down(node: Node, claim: Claim, shipment: Shipment, error: RefusedError) -> None:
-    """Leave the multi-frame rung: remember it of the peer, and go on at once with single frames."""
+def _complete(node: Node, claim: Claim, shipment: Shipment, *, refusals: list[str], seconds: float) -> None:
+    """Wait for the peer's commitment where it gives one; a kind refused for good makes a dead letter."""
     with node.database.writing() as session:
-        delivery = session.get_one(DeliveryRow, shipment.delivery_id)
-        delivery.form, delivery.last_error = "single_frame", str(error)
-        session.merge(
-            PeerMemoryRow(
-                ae_title=shipment.peer_ae_title, subject="sc", form="single_frame", learned_at=utc_now()
-            )
-        )
-        record(session, "peer_refused_multi_frame", shipment.exam_id, peer=shipment.peer_ae_title)
-    deliver(node, claim)
+        exam, delivery = locked(session, shipment.delivery_id)
+        exam.step_seconds = {**exam.step_seconds, "deliver": round(seconds, 3)}
+        if refusals:
+            give_up(session, node, claim, delivery, "; ".join(refusals))
+        elif _is_committed_to(session, node, delivery):
+            delivery.state, delivery.committed = "committing", False
+            delivery.attempts, delivery.last_error = 0, None
+            node.jobs.enqueue(session, "commit", str(delivery.id))
+            node.jobs.finish(session, claim)
+        else:
+            conclude(session, node, claim, delivery, committed=None)
 
 
-def _answered(session: Session, delivery_id: int) -> set[int]:
-    """Return the result objects that the peer has answered with success."""
-    ids = select(DeliveredObjectRow.result_object_id).where(DeliveredObjectRow.delivery_id == delivery_id)
-    return set(session.scalars(ids))
+def _is_committed_to(session: Session, node: Node, delivery: DeliveryRow) -> bool:
+    wish = peer_of(node, delivery.peer_ae_title).storage_commitment
+    known = remembered(session, node, delivery.peer_ae_title, "commitment")
+    return wish == "required" or (wish == "auto" and known != NO_COMMITMENT)
+
+
+def _put_off(node: Node, claim: Claim, shipment: Shipment, error: SendError) -> None:
+    """Try again later; the deadline makes a dead letter, a later revision a withdrawal."""
+    with node.database.writing() as session:
+        now = utc_now()
+        exam, delivery = locked(session, shipment.delivery_id)
+        delivery.attempts += 1
+        if now >= delivery.deadline_at or exam.superseded_by is not None:
+            give_up(session, node, claim, delivery, str(error))
+            return
+        delay = dt.timedelta(seconds=min(LONGEST_DELAY_S, 2 ** min(delivery.attempts, 12)))
+        delivery.state, delivery.last_error = "pending", str(error)
+        peer, attempts = shipment.ae_title, delivery.attempts
+        record(session, "delivery_postponed", exam.id, peer=peer, attempts=attempts)
+        node.jobs.postpone(session, claim, min(now + delay, delivery.deadline_at))
+    log.warning("delivery_not_made", exam_id=shipment.exam_id, peer=shipment.ae_title, error=str(error))
+
+
+def _answered(session: Session, delivery_id: int) -> dict[int, str]:
+    """Return the result objects that the peer has answered with success, and how they stand."""
+    rows = select(DeliveredObjectRow).where(DeliveredObjectRow.delivery_id == delivery_id)
+    return {row.result_object_id: row.state for row in session.scalars(rows)}
 
 
 def _withdraw(session: Session, exam: ExamRow, delivery: DeliveryRow) -> None:
@@ -188,44 +241,16 @@ def _withdraw(session: Session, exam: ExamRow, delivery: DeliveryRow) -> None:
 
 
 def _settle(session: Session, exam: ExamRow, now: dt.datetime) -> None:
-    """Call the exam delivered once nothing of it is under way or failed, and something has arrived."""
+    """Call the exam delivered once nothing of it is under way or failed, and something has arrived.
+
+    One whose reading has failed stays so, whoever has been told.
+    """
     session.flush()
     states = set(session.scalars(select(DeliveryRow.state).where(DeliveryRow.exam_id == exam.id)))
+    if exam.state == "failed":
+        return
     if states == {"withdrawn"}:
         exam.state = "read"
     elif states <= {"delivered", "withdrawn"}:
         exam.state, exam.delivered_at = "delivered", now
         record(session, "exam_delivered", exam.id)
-
-
-def _make_single_frames(node: Node, exam_id: str) -> None:
-    """Make the single-frame objects of an exam and commit them, before the first of them is sent."""
-    with node.database.reading() as session:
-        stored = _rows(session, exam_id, "multi_frame")
-    made: list[ResultObjectRow] = []
-    for row in stored:
-        with node.files.open(row.sha256) as file:
-            made += [
-                result_row(exam_id, encoded, node.files.keep_bytes(encoded.data), utc_now())
-                for encoded in to_single_frames(file.read())
-            ]
-    with node.database.writing() as session:
-        _locked_exam(session, exam_id)
-        if not _rows(session, exam_id, "single_frame"):  # else made meanwhile, for another peer
-            session.add_all(made)
-
-
-def _remembered_form(session: Session, node: Node, ae_title: str) -> str:
-    memory = session.get(PeerMemoryRow, (ae_title, "sc"))
-    oldest = utc_now() - dt.timedelta(days=node.settings.fallback_days)
-    return memory.form if memory is not None and memory.learned_at > oldest else "multi_frame"
-
-
-def _rows(session: Session, exam_id: str, form: str) -> list[ResultObjectRow]:
-    rows = select(ResultObjectRow).where(ResultObjectRow.exam_id == exam_id, ResultObjectRow.form == form)
-    return list(session.scalars(rows.order_by(ResultObjectRow.kind, ResultObjectRow.item)))
-
-
-def _locked_exam(session: Session, exam_id: str) -> ExamRow:
-    """Return the exam, other deliveries of it kept out until the transaction ends."""
-    return session.get_one(ExamRow, exam_id, with_for_update=True, populate_existing=True)

@@ -1,6 +1,6 @@
 """Exams as a person or a program asks for them: one object an exam revision."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy import Executable, func, select
 from sqlalchemy.orm import Session
 
 from db.tables import (
+    DeliveredObjectRow,
     DeliveryRow,
     EvidenceRow,
     ExamRow,
@@ -74,11 +75,19 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
         .where(FrameRow.exam_id.in_(ids), FrameRow.reason == "undecodable")
         .order_by(FrameRow.id),
     )
+    result = ResultObjectRow
     results = _by_first(
         session,
-        select(ResultObjectRow.exam_id, ResultObjectRow.sop_instance_uid, ResultObjectRow.form)
-        .where(ResultObjectRow.exam_id.in_(ids))
-        .order_by(ResultObjectRow.form, ResultObjectRow.item),
+        select(result.exam_id, result.sop_instance_uid, result.kind, result.form)
+        .where(result.exam_id.in_(ids))
+        .order_by(result.kind.desc(), result.form, result.item),
+    )
+    objects = _by_first(
+        session,
+        select(DeliveryRow.exam_id, DeliveryRow.id, DeliveredObjectRow.state, result.kind, result.form)
+        .join(DeliveredObjectRow, DeliveredObjectRow.delivery_id == DeliveryRow.id)
+        .join(result, DeliveredObjectRow.result_object_id == result.id)
+        .where(DeliveryRow.exam_id.in_(ids)),
     )
     deliveries = _by_first(
         session,
@@ -106,7 +115,9 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
         counted = dict(frames[exam.id])
         received = sum(first <= exam.revision for (first,) in accepted[exam.exam_key])
         sent = [delivery for (delivery,) in deliveries[exam.id]]
-        forms = {delivery.form for delivery in sent} - {None}
+        stored = {tuple(form) for _, _, *form in objects[exam.id]}
+        begun = {kind for kind, _ in stored}
+        how = Counter((delivery_id, state) for delivery_id, state, *_ in objects[exam.id])
         return {
             "exam_id": exam.id,
             "patient_id": patient.patient_id if patient else "",
@@ -143,23 +154,33 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
                 {"sop_instance_uid": uid, "frame_number": number, "text": text}
                 for uid, number, text in unreadable[exam.id]
             ],
-            # of the forms that were chosen for some peer; of all where none was chosen yet
-            "result_uids": [uid for uid, form in results[exam.id] if not forms or form in forms],
+            # of each kind the forms that some peer has; all where none has any yet
+            "result_uids": [
+                uid for uid, kind, form in results[exam.id] if kind not in begun or (kind, form) in stored
+            ],
             "deliveries": [
                 {
                     "peer": delivery.peer_ae_title,
                     "state": delivery.state,
                     "attempts": delivery.attempts,
                     "error": delivery.last_error,
+                    "committed": delivery.committed,
+                    "objects": {state: count for (of, state), count in how.items() if of == delivery.id},
                 }
                 for delivery in sent
             ],
-            "committed": None,
+            "committed": _committed(sent),
             "error": {"step": exam.error_step, "text": exam.error_text} if exam.error_step else None,
             "seconds": exam.step_seconds,
         }
 
     return [describe(exam, patient) for exam, patient in exams]
+
+
+def _committed(sent: Sequence[DeliveryRow]) -> bool | None:
+    """Return whether all peers answer for the result: false while one does not, null if one is not asked."""
+    said = {delivery.committed for delivery in sent if delivery.state != "withdrawn"}
+    return False if False in said else True if said == {True} else None
 
 
 def _reading(found: Sequence[tuple[PredictionRow, ModelPackageRow]]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 import datetime as dt
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from db.audit import record
 from db.engine import utc_now
-from db.tables import DeliveryRow, ExamRow, JobRow, ResultObjectRow
+from db.tables import DeliveredObjectRow, DeliveryRow, ExamRow, JobRow, ResultObjectRow
 from node.errors import NodeError, NotFoundError
 from node.exams import open_revision
 from node.house import Node
@@ -20,13 +20,14 @@ def retry_exam(node: Node, exam_id: str) -> str:
         exam = session.get(ExamRow, exam_id, with_for_update=True)
         if exam is None:
             raise NotFoundError(f"exam {exam_id}: not known; see `endonode exams`")
-        if exam.state != "failed":
+        unconfirmed = exam.state == "delivering" and _deliveries(session, exam, "unconfirmed")
+        if exam.state != "failed" and not unconfirmed:
             raise NodeError(f"exam {exam_id}: only a failed exam is retried, this one is {exam.state}")
         if exam.superseded_by is not None:
             raise NodeError(
                 f"exam {exam_id}: a later revision has taken its place; see exam {exam.superseded_by} instead"
             )
-        step = exam.error_step or "read"
+        step = "deliver" if unconfirmed else exam.error_step or "read"
         reading = reading_of(session, exam.id)
         if reading is None and _is_answered(session, exam):
             _read_anew(session, node, exam)
@@ -62,24 +63,33 @@ def _read_anew(session: Session, node: Node, exam: ExamRow) -> None:
 
 
 def _deliver_again(session: Session, node: Node, exam: ExamRow) -> None:
+    """Take up what has failed where it failed; what a peer refused to commit to is sent to it again."""
     exam.state = "read"
-    failed = session.scalars(
-        select(DeliveryRow).where(DeliveryRow.exam_id == exam.id, DeliveryRow.state == "failed")
-    )
-    for delivery in failed:
-        delivery.state, delivery.attempts = "pending", 0
+    for delivery in _deliveries(session, exam, "failed", "unconfirmed"):
+        subject = str(delivery.id)
+        asks = delivery.state == "unconfirmed" or _buried(session, "commit", subject) is not None
+        delivery.state, delivery.attempts = "committing" if asks else "pending", 0
+        exam.state = "delivering" if asks else exam.state
         delivery.deadline_at = utc_now() + dt.timedelta(seconds=node.settings.delivery_deadline_s)
-        _requeue(session, node, "deliver", str(delivery.id))
+        is_refused = DeliveredObjectRow.delivery_id == delivery.id, DeliveredObjectRow.state == "refused"
+        session.execute(update(DeliveredObjectRow).where(*is_refused).values(state="resend", resends=0))
+        _requeue(session, node, "commit" if asks else "deliver", subject)
+
+
+def _deliveries(session: Session, exam: ExamRow, *states: str) -> list[DeliveryRow]:
+    of_exam = select(DeliveryRow).where(DeliveryRow.exam_id == exam.id, DeliveryRow.state.in_(states))
+    return list(session.scalars(of_exam))
 
 
 def _requeue(session: Session, node: Node, kind: str, subject_id: str) -> None:
     """Revive the dead letter where there is one; a job that ended in order is followed by a new one."""
-    buried = session.scalars(
-        select(JobRow.id).where(
-            JobRow.kind == kind, JobRow.subject_id == subject_id, JobRow.state == "buried"
-        )
-    ).first()
+    buried = _buried(session, kind, subject_id)
     if buried is None:
         node.jobs.enqueue(session, kind, subject_id)
     else:
         node.jobs.requeue(session, buried)
+
+
+def _buried(session: Session, kind: str, subject_id: str) -> str | None:
+    is_buried = JobRow.kind == kind, JobRow.subject_id == subject_id, JobRow.state == "buried"
+    return session.scalars(select(JobRow.id).where(*is_buried)).first()

@@ -84,7 +84,17 @@ class Peer(Table):
         default=False, description="Whether the peer is told by a rejection note (IHE IOCM) what is replaced."
     )
     storage_commitment: Literal["auto", "required", "never"] = Field(
-        default="auto", description="Whether delivery waits for storage commitment (accepted, not yet used)."
+        default="auto",
+        description="Whether a result counts as delivered only once the peer has committed to it: `auto`, where "
+        "it takes storage commitment; `required`, always; `never`, on its answers to C-STORE alone.",
+    )
+    sc_form: Literal["auto", "multi_frame", "single_frame"] = Field(
+        default="auto",
+        description="Form of the Secondary Capture; `auto`: multi-frame, or what a refusal has taught.",
+    )
+    sr_form: Literal["auto", "comprehensive_3d", "comprehensive"] = Field(
+        default="auto",
+        description="Form of the Structured Report; `auto`: Comprehensive 3D, or what a refusal has taught.",
     )
     query_completeness: bool = Field(
         default=True, description="Whether the peer is asked (C-FIND) what it holds before an exam is closed."
@@ -245,9 +255,16 @@ class Settings(BaseSettings):
     delivery_deadline_s: Seconds = Field(
         default=604_800, description="Seconds after which an undelivered result is a dead letter."
     )
-    fallback_days: int = Field(
-        default=30, ge=1, description="Days for which a peer's refusal of multi-frame results is remembered."
+    commitment_timeout_s: Seconds = Field(
+        default=3600, description="Seconds within which a peer must report on a storage commitment."
     )
+    commitment_attempts: int = Field(
+        default=3, ge=1, description="Requests without a report after which a result is `unconfirmed`."
+    )
+    fallback_days: int = Field(
+        default=30, ge=1,
+        description="Days for which it is remembered that a peer refuses a form of result, or commitment.",
+    )  # fmt: skip
     other_objects: Literal["keep", "refuse"] = Field(
         default="keep", description="What is not endoscopy: kept unread, or its contexts rejected."
     )

@@ -16,6 +16,7 @@ from db.tables import DeliveryRow, InstanceRow
 from models.errors import ModelError
 from models.package import load_package
 from node.closing import close_exam
+from node.commitment import commit
 from node.delivery import deliver
 from node.duplicates import compare_copies
 from node.errors import NodeError, StorageError
@@ -62,6 +63,7 @@ class Worker:
                 "read": lambda claim: read_exam(node, self._reader, claim),
                 "state_failure": lambda claim: state_failure(node, self._reader, claim),
                 "deliver": lambda claim: deliver(node, claim),
+                "commit": lambda claim: commit(node, claim),
             },
             on_buried=self._on_buried,
             transient=OUTAGES,
@@ -98,7 +100,7 @@ def on_buried(session: Session, claim: Claim, error_text: str) -> None:
     """Show a dead letter where people look: at its exam, its delivery or its instance."""
     if claim.kind in ("close", "read"):
         fail_exam(session, claim.subject_id, claim.kind, error_text)
-    elif claim.kind == "deliver":
+    elif claim.kind in ("deliver", "commit"):
         delivery = session.get_one(DeliveryRow, int(claim.subject_id))
         delivery.state, delivery.last_error = "failed", error_text
         fail_exam(session, delivery.exam_id, "deliver", error_text)

@@ -19,7 +19,7 @@ class InstallationRow(Base):
 
 
 class JobRow(Base):
-    """A piece of work: `kind` is compare, close, read or deliver; `subject_id` names what it is about.
+    """A piece of work: `kind` is compare, close, read, deliver or commit; `subject_id` names what it is about.
 
     `state` is queued, running, done or buried (dead letter). This table is the truth; the engine behind it
     only dispatches. `outage_since` is when it first failed for want of something that will be back.

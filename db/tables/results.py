@@ -11,7 +11,8 @@ from db.tables.base import Base, UtcDateTime
 class ResultObjectRow(Base):
     """One encoded DICOM object of ours; its bytes are in the file store before it is first sent.
 
-    `form` says which rung of the fallback ladder it belongs to: multi_frame or single_frame.
+    `form` says which rung of its kind's fallback ladder it belongs to: multi_frame or single_frame,
+    comprehensive_3d or comprehensive.
     """
 
     __tablename__ = "result_objects"
@@ -35,7 +36,8 @@ class DeliveryRow(Base):
 
     `state` is pending, sending, committing (all sent, the peer's commitment awaited), delivered, unconfirmed
     (the peer never answered; a late answer still commits), withdrawn (superseded before it left) or failed
-    (dead letter). `committed` is null where the peer takes no storage commitment, or is never asked.
+    (dead letter). `attempts` counts tries of the present step. `committed` is null where the peer takes no
+    storage commitment, or is never asked.
     """
 
     __tablename__ = "deliveries"
@@ -48,7 +50,6 @@ class DeliveryRow(Base):
     exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"))
     peer_ae_title: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(String(16))
-    form: Mapped[str | None] = mapped_column(String(16))
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     deadline_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
     last_error: Mapped[str | None] = mapped_column(Text)

@@ -16,6 +16,9 @@ RIGHT = frozenset({"rev.", "images", "frames", "prob."})
 READINGS = {"ibd": "IBD pattern", "healthy": "no IBD pattern", "unpredicted": "UNPREDICTED"}
 """What people read; `healthy` is a machine value only, since nothing else is assessed."""
 
+DUE = {"committing": "confirmed", "unconfirmed": "confirmed"}
+"""What a peer has still to do with a result in these states of its delivery; in others, to take it."""
+
 CAUTION = (
     "images: received/expected; frames: kept/all. Research use, not a diagnosis:\n"
     "where no IBD pattern was found, other findings are not assessed."
@@ -38,6 +41,40 @@ def print_exams(exams: Sequence[dict[str, Any]]) -> None:
     for exam in exams:
         for line in _remarks(exam):
             console.print(Text(f"exam {exam['exam_id']}: {line}"), soft_wrap=True)
+
+
+def print_predictions(page: dict[str, Any]) -> None:
+    """Print one row a prediction; below, how many there are in all and how to go on."""
+    console = _console()
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in (
+        "read at",
+        "exam",
+        "rev.",
+        "patient",
+        "reading",
+        "prob.",
+        "verdict",
+        "model",
+        "peer",
+        "device",
+    ):
+        is_whole = name in {*RIGHT, "exam", "read at"}
+        table.add_column(
+            name, justify="right" if name in RIGHT else "left", no_wrap=is_whole, overflow="fold"
+        )
+    for found in page["predictions"]:
+        cells = (
+            found["created_at"][:16].replace("T", " "), found["exam_id"], str(found["revision"]),
+            _patient(found), _reading(found), _probability(found), found["verdict"] or "",
+            found["model_version"], found["peer"], found["device_model"],
+        )  # fmt: skip
+        table.add_row(*(Text(_printable(cell)) for cell in cells))
+    if page["predictions"]:
+        console.print(table)
+    console.print(f"{page['total']} predictions")
+    if page["next"]:
+        console.print(f"the next page: --after {page['next']}", soft_wrap=True)
 
 
 def print_quarantined(objects: Sequence[dict[str, Any]]) -> None:
@@ -70,14 +107,21 @@ def _cells(exam: dict[str, Any]) -> tuple[str, ...]:
     verdict = _words(completeness["verdict"])
     if completeness["missing"]:
         verdict += f", {completeness['missing']} missing"
-    reading = READINGS.get(exam["reading"] or "", "")
-    if exam["unpredicted_reason"]:
-        reading += f" ({_words(exam['unpredicted_reason'])})"
     looked_at = counts["kept"] + counts["rejected"]
     frames = f"{counts['kept']}/{looked_at}" if looked_at else ""
-    probability = "" if exam["probability"] is None else f"{exam['probability']:.2f}"
-    named = exam["exam_id"], str(exam["revision"]), _patient(exam), exam["state"]
-    return *named, images, frames, verdict, reading, probability
+    is_unconfirmed = exam["state"] == "delivered" and not exam["committed"]
+    state = exam["state"] + ("\nnot confirmed" if is_unconfirmed else "")
+    named = exam["exam_id"], str(exam["revision"]), _patient(exam), state
+    return *named, images, frames, verdict, _reading(exam), _probability(exam)
+
+
+def _reading(row: dict[str, Any]) -> str:
+    reason = f" ({_words(row['unpredicted_reason'])})" if row["unpredicted_reason"] else ""
+    return READINGS.get(row["reading"] or "", "") + reason
+
+
+def _probability(row: dict[str, Any]) -> str:
+    return "" if row["probability"] is None else f"{row['probability']:.2f}"
 
 
 def _remarks(exam: dict[str, Any]) -> list[str]:
@@ -100,7 +144,8 @@ def _remarks(exam: dict[str, Any]) -> list[str]:
     elif exam["counts"]["quarantined"]:
         said.append(f"{exam['counts']['quarantined']} in quarantine; see `endonode quarantine list`")
     said += [
-        f"{delivery['peer']} has not taken the result: {_printable(delivery['error'])}"
+        f"{delivery['peer']} has not {DUE.get(delivery['state'], 'taken')} the result: "
+        + _printable(delivery["error"])
         for delivery in exam["deliveries"]
         if delivery["error"] and delivery["state"] != "delivered"
     ]

@@ -20,7 +20,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from node.dicom.commands import C_STORE_RQ, BreachError, StoreRequest, file_meta, read_command, store_answer
 from node.dicom.transport import WAIT_S
@@ -32,6 +32,8 @@ log = structlog.get_logger()
 
 MAX_COMMAND_BYTES = 65_536
 """A command set of C-STORE has a few hundred bytes; a peer cannot make us collect more than this."""
+MAX_MESSAGE_BYTES = 1 << 20
+"""The dataset of another message: a commitment report on some 7000 objects is as long."""
 
 WRITTEN_BACK_BYTES = 1 << 20
 """So many bytes of an object at a time go to the disk before it has all arrived."""
@@ -142,7 +144,7 @@ class Arrival(BytesIO):
 
 
 class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom has no types
-    """Takes C-ECHO and C-STORE requests off the network, and nothing that would make memory grow.
+    """Takes requests off the network, those of C-STORE to files, and nothing that would make memory grow.
 
     Attributes
     ----------
@@ -159,6 +161,7 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         self._files = files
         self._command = b""
         self._awaits: tuple[int, StoreRequest, Arrival] | None = None
+        self._message_bytes = 0
 
     def get_msg(self, block: bool = False) -> Any:  # noqa: FBT001, FBT002 - pynetdicom's signature
         """Return the next message, waiting a moment for it, or ``(None, None)``."""
@@ -171,7 +174,8 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
     @property
     def is_idle(self) -> bool:
         """Whether no message is on its way in, being dealt with, or waiting to be."""
-        return not (self._command or self._awaits or self.arrivals) and self.msg_queue.empty()
+        is_coming = self._command or self._awaits or self.arrivals or self.message is not None
+        return not is_coming and self.msg_queue.empty()
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
         """Send an answer; only then is its object done with."""
@@ -198,7 +202,8 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
 
     def _take_command(self, context_id: int, fragment: bytes) -> None:
         self._command += fragment[1:]
-        if self._awaits is not None or len(self._command) > MAX_COMMAND_BYTES:
+        is_awaited = self._awaits is not None or self.message is not None
+        if is_awaited or len(self._command) > MAX_COMMAND_BYTES:
             raise BreachError("command out of place or too long")
         if self.msg_queue.qsize() > MAX_WAITING:
             raise BreachError("requests do not wait for their answers")
@@ -208,11 +213,22 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         if read_command(command).get(0x0100) == C_STORE_RQ:
             self._begin(context_id, StoreRequest(command))
             return
-        whole = P_DATA()
-        whole.presentation_data_value_list = [[context_id, b"\3" + command]]
-        super().receive_primitive(whole)
+        self._message_bytes = 0
+        self._take_other(context_id, b"\3" + command)
+
+    def _take_other(self, context_id: int, fragment: bytes) -> None:
+        """Leave what is not C-STORE to pynetdicom: `message` is there while its dataset is still to come."""
+        part = P_DATA()
+        part.presentation_data_value_list = [[context_id, fragment]]
+        super().receive_primitive(part)
 
     def _take_dataset(self, context_id: int, fragment: bytes) -> None:
+        if self.message is not None:
+            self._message_bytes += len(fragment)
+            if self._message_bytes > MAX_MESSAGE_BYTES or context_id != self.message.context_id:
+                raise BreachError("dataset out of place or too long")
+            self._take_other(context_id, fragment)
+            return
         if self._awaits is None or context_id != self._awaits[0]:
             raise BreachError("dataset out of place")
         _, request, arrival = self._awaits
@@ -224,7 +240,7 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
 
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         context = next((c for c in self.assoc.accepted_contexts if c.context_id == context_id), None)
-        if context is None or context.abstract_syntax == Verification:
+        if context is None or context.abstract_syntax in (Verification, StorageCommitmentPushModel):
             raise BreachError("C-STORE outside of an accepted storage context")
         if not request.AffectedSOPClassUID or not request.AffectedSOPInstanceUID:
             raise BreachError("C-STORE names no object")

@@ -7,7 +7,7 @@ not here: no decoder of ours reads them.
 
 from pydicom import uid
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from node.settings import Settings
 
@@ -64,6 +64,16 @@ OTHER_CLASSES: tuple[str, ...] = (
 def echo_contexts() -> list[PresentationContext]:
     """Return what every known peer is offered: Verification (PS3.4 annex A)."""
     return [build_context(Verification)]
+
+
+def commitment_contexts() -> list[PresentationContext]:
+    """Return what every known peer may report on: commitments that we asked for (PS3.4 J.1.2.1).
+
+    It proposes to be SCP on the association that it opens, which we accept (PS3.7 D.3.3.4).
+    """
+    context = build_context(StorageCommitmentPushModel)
+    context.scu_role, context.scp_role = False, True
+    return [context]
 
 
 def storage_contexts(settings: Settings) -> list[PresentationContext]:

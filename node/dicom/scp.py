@@ -1,6 +1,7 @@
 """The storage SCP: who may come in, what each is offered, and what a C-STORE is answered."""
 
 import contextlib
+import functools
 import socket
 import sys
 import threading
@@ -13,8 +14,10 @@ import structlog
 from pydicom import Dataset
 from pynetdicom import AE, _config, evt
 
+from node.commitment_reports import take_report
 from node.dicom.arrivals import Arrival, StoreMessages
-from node.dicom.contexts import echo_contexts, storage_contexts
+from node.dicom.commitment import answer_report
+from node.dicom.contexts import commitment_contexts, echo_contexts, storage_contexts
 from node.dicom.header import peek_study_instance_uid
 from node.dicom.transport import Acceptor, Listener, reject
 from node.dicom.walk import DOES_NOT_MATCH
@@ -47,9 +50,10 @@ class Receiver:
         settings = node.settings
         self._node = node
         self._inbox = Inbox(node)
+        self._take_report = functools.partial(take_report, node)
         self._networks = {peer.ae_title: _networks(peer) for peer in settings.peers}
-        self._echo_only = echo_contexts()
-        self._all_contexts = [*self._echo_only, *storage_contexts(settings)]
+        self._for_all = [*echo_contexts(), *commitment_contexts()]
+        self._for_senders = [*self._for_all, *storage_contexts(settings)]
         self._ae = AE(settings.ae_title)
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.acse_timeout = settings.pdu_timeout_s
@@ -133,6 +137,7 @@ class Receiver:
         acceptor.bind(evt.EVT_REQUESTED, self._on_requested)
         acceptor.bind(evt.EVT_ABORTED, self._on_aborted)
         acceptor.bind(evt.EVT_C_STORE, self._on_store)
+        acceptor.bind(evt.EVT_N_EVENT_REPORT, answer_report, [self._take_report])
         return acceptor
 
     def _forget(self, acceptor: Acceptor) -> None:
@@ -158,7 +163,7 @@ class Receiver:
         elif peer is None or not any(caller in network for network in self._networks[calling]):
             reason, rejection = "calling_ae_title", CALLING_AE_UNKNOWN
         else:
-            assoc.acceptor.supported_contexts = self._all_contexts if peer.may_send else self._echo_only
+            assoc.acceptor.supported_contexts = self._for_senders if peer.may_send else self._for_all
             log.info("association_accepted", calling_ae_title=calling, peer_address=str(caller))
             return
         log.warning(

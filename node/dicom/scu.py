@@ -14,7 +14,9 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_EVENT_REPORT
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.service_class_n import StorageCommitmentServiceClass
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
 from node.errors import RefusedError, SendError
@@ -76,10 +78,10 @@ class Holdings:
 
 def echo(peer: Peer, settings: Settings) -> None:
     """Send a C-ECHO. Raises `SendError` or, where the peer does not take one, `RefusedError`."""
-    with _association(peer, settings, [build_context(Verification)], settings.network_timeout_s) as assoc:
+    with open_association(peer, settings, [build_context(Verification)], settings.network_timeout_s) as assoc:
         status = assoc.send_c_echo()
         if status.get("Status") != 0:
-            raise SendError(f"{_name(peer)}: C-ECHO was answered {_shown(status)}, 0x0000 was expected")
+            raise SendError(f"{named(peer)}: C-ECHO was answered {shown(status)}, 0x0000 was expected")
 
 
 def send(
@@ -106,7 +108,7 @@ def send(
     _config.STORE_SEND_CHUNKED_DATASET = True
     offered = {(each.sop_class_uid, syntax) for each in objects for syntax in _offered_syntaxes(each)}
     contexts = [build_context(sop_class_uid, syntax) for sop_class_uid, syntax in sorted(offered)]
-    with _association(peer, settings, contexts, settings.network_timeout_s) as assoc:
+    with open_association(peer, settings, contexts, settings.network_timeout_s) as assoc:
         for outgoing in objects:
             status = _store(assoc, peer, outgoing, settings.network_timeout_s)
             on_answer(outgoing.sop_instance_uid, status)
@@ -126,7 +128,7 @@ def find_instances(peer: Peer, study_instance_uid: str, settings: Settings) -> H
     """
     until = time.monotonic() + settings.query_timeout_s
     contexts = [build_context(StudyRootQueryRetrieveInformationModelFind)]
-    with _association(peer, settings, contexts, settings.query_timeout_s) as assoc:
+    with open_association(peer, settings, contexts, settings.query_timeout_s) as assoc:
         found = _find(
             assoc, peer, until,
             level="SERIES", StudyInstanceUID=study_instance_uid,
@@ -170,8 +172,12 @@ class _Caller(AE):  # type: ignore[misc]  # pynetdicom has no types
 
 
 @contextlib.contextmanager
-def _association(
-    peer: Peer, settings: Settings, contexts: list[PresentationContext], timeout_s: float
+def open_association(
+    peer: Peer,
+    settings: Settings,
+    contexts: list[PresentationContext],
+    timeout_s: float,
+    handlers: Sequence[tuple[Any, ...]] = (),
 ) -> Iterator[Association]:
     """Open the one kind of outgoing connection there is; released at the end if it still stands."""
     ae = _Caller(ae_title=settings.ae_title)
@@ -183,10 +189,14 @@ def _association(
             peer.port,
             contexts,
             ae_title=peer.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _tune, [timeout_s]), (evt.EVT_DATA_SENT, _acknowledge_at_once)],
+            evt_handlers=[
+                (evt.EVT_CONN_OPEN, _tune, [timeout_s]),
+                (evt.EVT_DATA_SENT, _acknowledge_at_once),
+                *handlers,
+            ],
         )
     except OSError as error:
-        raise SendError(f"{_name(peer)}: no such host: {error.strerror}") from error
+        raise SendError(f"{named(peer)}: no such host: {error.strerror}") from error
     try:
         _expect_established(peer, assoc)
         _keep_answers(assoc)
@@ -200,11 +210,25 @@ def _association(
 def _keep_answers(assoc: Association) -> None:
     """Keep pynetdicom's own thread from taking an answer that the caller waits for.
 
-    It polls for requests of the peer's, which an SCU does not serve, and its pause comes too late at times: 2
-    of 5000 objects sent to storescp seemed unanswered.
+    It polls for requests of the peer's, and its pause comes too late at times: 2 of 5000 objects sent to
+    storescp seemed unanswered. The one request an SCU serves, N-EVENT-REPORT, gets a thread of pynetdicom's
+    that ends the pause, after which a release may wait for ever; so that too is served by the caller's.
     """
-    get_msg = assoc.dimse.get_msg
-    assoc.dimse.get_msg = lambda block=False: get_msg(block=True) if block else (None, None)
+    get_msg, contexts = assoc.dimse.get_msg, {each.context_id: each for each in assoc.accepted_contexts}
+
+    def get(block: bool = False) -> Any:  # noqa: FBT001, FBT002 - pynetdicom's signature
+        while block:
+            context_id, message = get_msg(block=True)
+            if not (isinstance(message, N_EVENT_REPORT) and message.is_valid_request):
+                return context_id, message
+            if context_id not in contexts:
+                assoc.abort()
+                break
+            StorageCommitmentServiceClass(assoc).SCP(message, contexts[context_id])
+        return None, None
+
+    assoc.dimse.get_msg = get
+    assoc._serve_request = lambda message, context_id: assoc.dimse.msg_queue.put((context_id, message))  # noqa: SLF001
 
 
 def _tune(event: evt.Event, timeout_s: float) -> None:
@@ -225,11 +249,11 @@ def _expect_established(peer: Peer, assoc: Association) -> None:
     if assoc.is_rejected:
         answer = assoc.acceptor.primitive
         codes = f"{answer.result}/{answer.result_source}/{answer.diagnostic}"
-        raise SendError(f"{_name(peer)}: the association was rejected ({codes}); check the AE titles there")
+        raise SendError(f"{named(peer)}: the association was rejected ({codes}); check the AE titles there")
     if assoc.rejected_contexts:
         names = {context.abstract_syntax.name for context in assoc.rejected_contexts}
-        raise RefusedError(f"{_name(peer)}: {', '.join(sorted(names))} is not accepted there")
-    raise SendError(f"{_name(peer)}: no association within the time allowed; is the peer up?")
+        raise RefusedError(f"{named(peer)}: {', '.join(sorted(names))} is not accepted there")
+    raise SendError(f"{named(peer)}: no association within the time allowed; is the peer up?")
 
 
 def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float) -> int:
@@ -242,9 +266,9 @@ def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float)
         if context.abstract_syntax == outgoing.sop_class_uid
     }
     if syntaxes.isdisjoint(_offered_syntaxes(outgoing)):
-        raise RefusedError(f"{_name(peer)}: {UID(outgoing.sop_class_uid).name} is not accepted there")
+        raise RefusedError(f"{named(peer)}: {UID(outgoing.sop_class_uid).name} is not accepted there")
     if not assoc.is_established:
-        raise SendError(f"{_name(peer)}: the association ended before {outgoing.sop_instance_uid} was sent")
+        raise SendError(f"{named(peer)}: the association ended before {outgoing.sop_instance_uid} was sent")
     as_stored = outgoing.transfer_syntax_uid in syntaxes
     answer = assoc.send_c_store(outgoing.path if as_stored else _as_implicit(outgoing.path))
     status = answer.get("Status")
@@ -254,10 +278,10 @@ def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float)
         elements = [str(tag) for tag in answer.get("OffendingElement") or []]
         log.warning(
             "object_stored_with_warning", sop_instance_uid=outgoing.sop_instance_uid,
-            status=_shown(answer), offending_elements=elements,
+            status=shown(answer), offending_elements=elements,
         )  # fmt: skip
         return int(status)
-    message = f"{_name(peer)}: {outgoing.sop_instance_uid} was answered {_shown(answer)}, 0x0000 was expected"
+    message = f"{named(peer)}: {outgoing.sop_instance_uid} was answered {shown(answer)}, 0x0000 was expected"
     if status in REFUSALS:
         raise RefusedError(message)
     raise SendError(message)
@@ -286,16 +310,16 @@ def _find(assoc: Association, peer: Peer, until: float, *, level: str, **keys: s
     matches = []
     assoc.dimse_timeout = max(0.001, until - time.monotonic())
     if not assoc.is_established:
-        raise SendError(f"{_name(peer)}: the association ended before the {level} query")
+        raise SendError(f"{named(peer)}: the association ended before the {level} query")
     for status, match in assoc.send_c_find(query, StudyRootQueryRetrieveInformationModelFind):
         if "Status" not in status or time.monotonic() > until:
             assoc.abort()
-            raise SendError(f"{_name(peer)}: the {level} query was not answered in time")
+            raise SendError(f"{named(peer)}: the {level} query was not answered in time")
         if match is not None:
             matches.append(match)
         assoc.dimse_timeout = max(0.001, until - time.monotonic())
     if status.Status != 0:
-        log.warning("query_refused", peer=peer.ae_title, level=level, status=_shown(status))
+        log.warning("query_refused", peer=peer.ae_title, level=level, status=shown(status))
         return []
     return matches
 
@@ -307,9 +331,11 @@ def _count(match: Dataset, keyword: str) -> int | None:
         return None
 
 
-def _shown(status: Dataset) -> str:
+def shown(status: Dataset) -> str:
+    """Return the status of an answer as the Standard writes it; ``nothing`` where none came."""
     return f"0x{status.Status:04X}" if "Status" in status else "nothing"
 
 
-def _name(peer: Peer) -> str:
+def named(peer: Peer) -> str:
+    """Return what errors call a peer."""
     return f"{peer.ae_title} at {peer.host}:{peer.port}"

@@ -260,6 +260,13 @@ class Acceptor(Association):  # type: ignore[misc]  # pynetdicom has no types
             self.dul.socket.release()
             self._on_end(self)
 
+    def _serve_request(self, message: Any, context_id: int) -> None:
+        """Serve requests one by one: pynetdicom would give each N-EVENT-REPORT a thread."""
+        if threading.current_thread() is self:
+            super()._serve_request(message, context_id)
+        else:
+            self.dimse.msg_queue.put((context_id, message))
+
 
 def _wake_on_change(event: evt.Event) -> None:
     """Let the association's thread, which waits for a message or for its request, see that there is none."""

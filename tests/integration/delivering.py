@@ -16,6 +16,7 @@ from db.jobs import Claim
 from db.schema import installation_id
 from db.tables import (
     AuditEventRow,
+    DeliveredObjectRow,
     DeliveryRow,
     ExamRow,
     JobRow,
@@ -67,8 +68,9 @@ class Bench:
 
     node: Node
 
-    def peers(self, *peers: Peer) -> None:
-        """Let the settings name these peers."""
+    def peers(self, *peers: Peer, commitment: str = "never") -> None:
+        """Let the settings name these peers, and ask them for storage commitment or not."""
+        peers = tuple(peer.model_copy(update={"storage_commitment": commitment}) for peer in peers)
         self.node = replace(self.node, settings=self.node.settings.model_copy(update={"peers": peers}))
 
     def exam(self, encoded: EncodedObject, *ae_titles: str, exam_id: str = "e1") -> list[Claim]:
@@ -106,6 +108,12 @@ class Bench:
             Claim(job_id=job, kind="deliver", subject_id=subject, attempts=1, owner="test")
             for job, subject in zip(jobs, subjects, strict=True)
         ]
+
+    def forms(self) -> set[str]:
+        """Return the forms of what the peers have stored."""
+        with self.node.database.reading() as session:
+            join = ResultObjectRow.id == DeliveredObjectRow.result_object_id
+            return set(session.scalars(select(ResultObjectRow.form).join(DeliveredObjectRow, join)))
 
     def delivery(self, claim: Claim) -> DeliveryRow:
         """Return the delivery of a claim."""

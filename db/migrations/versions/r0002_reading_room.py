@@ -160,6 +160,7 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7
 
 def _deliveries() -> None:
     op.add_column("deliveries", sa.Column("committed", sa.Boolean(), nullable=True))
+    op.drop_column("deliveries", "form")  # what was answered says it
     op.add_column(
         "delivered_objects", sa.Column("state", sa.String(length=16), nullable=False, server_default="sent")
     )

@@ -49,6 +49,12 @@ class RowJobs:
         """Push it out."""
         session.get_one(JobRow, claim.job_id).not_before_at = until
 
+    def hasten(self, session: Session, kind: str, subject_id: str) -> None:
+        """Pull it up."""
+        waits = JobRow.kind == kind, JobRow.subject_id == subject_id, JobRow.state == "queued"
+        for job in session.scalars(select(JobRow).where(*waits)):
+            job.not_before_at = utc_now()
+
     def bury(self, session: Session, claim: Claim, error: str) -> None:
         """Make it a dead letter."""
         job = session.get_one(JobRow, claim.job_id)

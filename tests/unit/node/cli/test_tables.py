@@ -16,7 +16,7 @@ def exam(**changed: Any) -> dict[str, Any]:
         "counts": COUNTS,
         "completeness": {"verdict": "complete", "reason": "set", "expected": 42, "missing": 0},
         "reading": "ibd", "unpredicted_reason": None, "probability": 0.971, "error": None, "deliveries": [],
-        "unreadable": [],
+        "unreadable": [], "committed": True,
     }  # fmt: skip
     return made | changed
 

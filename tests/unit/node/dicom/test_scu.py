@@ -18,7 +18,7 @@ from pynetdicom import AE, evt
 from pynetdicom.presentation import build_context
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Verification
 
-from node.dicom.scu import Outgoing, RemoteInstance, _association, echo, find_instances, send
+from node.dicom.scu import Outgoing, RemoteInstance, echo, find_instances, open_association, send
 from node.errors import NodeError, RefusedError, SendError
 from node.settings import Peer, Settings
 from tests.unit.node.results.conftest import encode, make_source
@@ -253,7 +253,7 @@ def test_no_peer_holds_a_sender_for_longer_than_the_deadline(
 def test_an_answer_is_left_to_the_one_who_waits_for_it() -> None:
     """Its thread took one in some thousand; the sender then waited for its whole deadline."""
     contexts = [build_context(Verification)]
-    with scp(classes=(Verification,)) as peer, _association(peer, SETTINGS, contexts, 1) as assoc:
+    with scp(classes=(Verification,)) as peer, open_association(peer, SETTINGS, contexts, 1) as assoc:
         assoc.dimse.msg_queue.put((1, "an answer"))
         time.sleep(0.1)
         assert assoc.dimse.get_msg(block=True) == (1, "an answer")
