@@ -1,5 +1,6 @@
 """Audit messages (PS3.15 A.5): events that others want to know of, as the XML of its schema (A.5.1)."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.etree import ElementTree as ET
@@ -38,6 +39,10 @@ STUDY_UID, SOP_CLASS_UID = _dcm("110180", "Study Instance UID"), _dcm("110181", 
 PATIENT_NUMBER: Code = ("2", "RFC-3881", "Patient Number")
 URI: Code = ("12", "RFC-3881", "URI")
 NODE_ID = _dcm("110182", "Node ID")
+
+DECLARATION = b'<?xml version="1.0" encoding="UTF-8"?>'
+ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""What XML 1.0 (2.2) has no place for, and a Patient ID or a name may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def audit_message(event: Facts, subject: Subject, *, ae_title: str, host: str) -
     source = ET.SubElement(message, "AuditSourceIdentification", AuditSourceID=f"{ae_title}@{host}")
     ET.SubElement(source, "AuditSourceTypeCode", {"csd-code": "4"})  # A.5.1.2.1: application server process
     _add_objects(message, event, kind, subject)
-    return bytes(ET.tostring(message, encoding="utf-8", xml_declaration=True))
+    return DECLARATION + ILLEGAL.sub("\ufffd", ET.tostring(message, encoding="unicode")).encode()
 
 
 def _add_participants(message: ET.Element, event: Facts, kind: Kind, *, ae_title: str, host: str) -> None:
@@ -154,8 +159,9 @@ def _add_objects(message: ET.Element, event: Facts, kind: Kind, subject: Subject
         description = ET.SubElement(study, "ParticipantObjectDescription")
         for uid, count in subject.sop_classes.items():
             ET.SubElement(description, "SOPClass", UID=uid, NumberOfInstances=str(count))
-        patient = _object(message, subject.patient_id, PATIENT_NUMBER, type_code="1", role="1")
-        ET.SubElement(patient, "ParticipantObjectName").text = subject.patient_id
+        if subject.patient_id:
+            patient = _object(message, subject.patient_id, PATIENT_NUMBER, type_code="1", role="1")
+            ET.SubElement(patient, "ParticipantObjectName").text = subject.patient_id
     elif kind.event == LOG_USED:
         log = _object(message, "audit_events", URI, type_code="2", role="13")
         ET.SubElement(log, "ParticipantObjectName").text = "Security Audit Log"

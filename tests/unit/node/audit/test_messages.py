@@ -1,0 +1,146 @@
+"""Each message that is sent is one that PS3.15 A.5.1 allows; held against its rules as they stand there."""
+
+import base64
+import datetime as dt
+import re
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from node.audit.messages import KINDS, Subject, audit_message
+
+CODE = {"csd-code", "codeSystemName", "originalText"}
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"
+ANY = ".+"
+ATTRIBUTES: dict[str, dict[str, str]] = {
+    "AuditMessage": {},
+    "EventIdentification": {
+        "EventActionCode?": "[CRUDE]", "EventDateTime": TIME, "EventOutcomeIndicator": "0|4|8|12",
+    },
+    "ActiveParticipant": {
+        "UserID": ANY, "AlternativeUserID?": ANY, "UserName?": ANY, "UserIsRequestor": "true|false",
+        "NetworkAccessPointID?": ANY, "NetworkAccessPointTypeCode?": "[1-5]",
+    },
+    "AuditSourceIdentification": {"AuditEnterpriseSiteID?": ANY, "AuditSourceID": ANY},
+    "AuditSourceTypeCode": {"csd-code": "[1-9]"},
+    "ParticipantObjectIdentification": {
+        "ParticipantObjectID": ANY, "ParticipantObjectTypeCode?": "[1-4]",
+        "ParticipantObjectTypeCodeRole?": "[1-9]|1[0-9]|2[0-6]",
+        "ParticipantObjectDataLifeCycle?": "[1-9]|1[0-5]", "ParticipantObjectSensitivity?": ANY,
+    },
+    "ParticipantObjectName": {}, "ParticipantObjectQuery": {}, "ParticipantObjectDescription": {},
+    "SOPClass": {"UID?": r"[0-9.]{1,64}", "NumberOfInstances": r"\d+"},
+}  # fmt: skip
+"""Element -> attribute -> what its value must be; one with a question mark may be absent."""
+CHILDREN = {
+    "AuditMessage": (
+        "EventIdentification (ActiveParticipant )+AuditSourceIdentification "
+        "(ParticipantObjectIdentification )*"
+    ),
+    "EventIdentification": "EventID (EventTypeCode )*(EventOutcomeDescription )?",
+    "ActiveParticipant": "(RoleIDCode )*(MediaIdentifier )?",
+    "AuditSourceIdentification": "(AuditSourceTypeCode )*",
+    "ParticipantObjectIdentification": (
+        "ParticipantObjectIDTypeCode (ParticipantObjectName |ParticipantObjectQuery )"
+        "(ParticipantObjectDetail )*(ParticipantObjectDescription )*"
+    ),
+    "ParticipantObjectDescription": "(MPPS )*(Accession )*(SOPClass )*(ParticipantObjectContainsStudy )?",
+}
+"""Element -> its children in order, each followed by a blank."""
+CODED = {"EventID", "EventTypeCode", "RoleIDCode", "ParticipantObjectIDTypeCode"}
+
+
+def breaches(element: ET.Element) -> list[str]:
+    """Return what the schema does not allow of an element and all below it."""
+    found = []
+    name = element.tag
+    if name in CODED:
+        if not CODE <= set(element.keys()) <= CODE | {"displayName"}:
+            found.append(f"{name}: {sorted(element.keys())}")
+    else:
+        allowed = {key.rstrip("?"): pattern for key, pattern in ATTRIBUTES[name].items()}
+        needed = {key for key in ATTRIBUTES[name] if not key.endswith("?")}
+        if not needed <= set(element.keys()) <= allowed.keys():
+            found.append(f"{name}: {sorted(element.keys())}")
+        found += [
+            f"{name}.{key}={value}"
+            for key, value in element.items()
+            if not re.fullmatch(allowed.get(key, ""), value)
+        ]
+    order = "".join(f"{child.tag} " for child in element)
+    if not re.fullmatch(CHILDREN.get(name, ""), order):
+        found.append(f"{name}: children {order}")
+    if name == "ParticipantObjectQuery":
+        base64.b64decode(element.text or "", validate=True)
+    return found + [breach for child in element for breach in breaches(child)]
+
+
+def event(name: str, *, actor: str = "", subject: str = "exam-1", **detail: object) -> dict[str, object]:
+    at = dt.datetime(2026, 1, 2, 3, 4, 5, 678901, dt.UTC)
+    return {"id": 1, "at": at, "event": name, "subject_id": subject, "actor": actor, "detail": detail}
+
+
+def message(told: dict[str, object], subject: Subject = Subject()) -> ET.Element:  # noqa: B008 - frozen
+    text = audit_message(told, subject, ae_title="ENDONODE", host="host1")
+    assert text is not None
+    return ET.fromstring(text)  # noqa: S314 - our own
+
+
+EXAM = Subject("1.2.3", "P1", {"1.2.840.10008.5.1.4.1.1.77.1.1": 12})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_message_is_what_the_schema_allows(name: str) -> None:
+    for actor in ("", "ae:PACS", "os:root", "anna", "token:reports"):
+        for subject in (EXAM, Subject("1.2.3"), Subject()):
+            assert breaches(message(event(name, actor=actor, address="127.0.0.1"), subject)) == []
+
+
+def test_the_check_finds_what_the_schema_forbids() -> None:
+    """Else the test above could not fail."""
+    broken = message(event("study_received", actor="ae:PACS"), EXAM)
+    identification = broken[0]
+    identification.set("EventOutcomeIndicator", "1")
+    identification.append(identification[0])
+    del broken[1].attrib["UserIsRequestor"]
+    broken.append(broken[1])
+    assert len(breaches(broken)) >= 4
+
+
+def test_a_reception_names_who_sent_what_of_whom_and_no_name() -> None:
+    told = message(event("study_received", actor="ae:PACS", subject="1.2.3"), EXAM)
+    assert told.find("EventIdentification/EventID").get("csd-code") == "110104"  # type: ignore[union-attr]
+    roles = {
+        participant.get("UserID"): [role.get("csd-code") for role in participant]
+        for participant in told.iter("ActiveParticipant")
+    }
+    assert roles == {"ENDONODE@host1": ["110152"], "PACS": ["110153"]}
+    objects = [thing.get("ParticipantObjectID") for thing in told.iter("ParticipantObjectIdentification")]
+    assert objects == ["1.2.3", "P1"]
+    assert [found.get("NumberOfInstances") for found in told.iter("SOPClass")] == ["12"]
+
+
+def test_a_delivery_goes_from_us_to_the_peer() -> None:
+    told = message(event("result_delivered", peer="PACS"), EXAM)
+    roles = {p.get("UserID"): p[0].get("csd-code") for p in told.iter("ActiveParticipant")}
+    assert roles == {"ENDONODE@host1": "110153", "PACS": "110152"}
+
+
+def test_a_failure_to_log_in_is_a_failure_and_names_where_from() -> None:
+    told = message(event("user_login_failed", actor="anna", address="192.0.2.7"))
+    assert told[0].get("EventOutcomeIndicator") == "4"
+    person = told.findall("ActiveParticipant")[1]
+    assert (person.get("UserID"), person.get("NetworkAccessPointID")) == ("anna", "192.0.2.7")
+
+
+def test_a_step_of_our_own_work_is_no_message() -> None:
+    assert audit_message(event("exam_closed"), EXAM, ae_title="ENDONODE", host="host1") is None
+
+
+def test_text_from_elsewhere_stays_text() -> None:
+    """A Patient ID may hold markup, and bytes that XML has no place for."""
+    told = message(event("exam_viewed", actor='"><a'), Subject("1.2.3", "<b>\x1b\x00P1\ud800&"))
+    assert breaches(told) == []
+    assert [thing.get("ParticipantObjectID") for thing in told.iter("ParticipantObjectIdentification")] == [
+        "1.2.3", "<b>\ufffd\ufffdP1\ufffd&",
+    ]  # fmt: skip
