@@ -34,12 +34,13 @@ QUEUE_OF_KIND = {
     "state_failure": "exams",
     "deliver": "deliver",
     "commit": "deliver",
+    "picture": "picture",
 }
-SLOTS_OF_QUEUE = {"exams": 2, "read": 1, "deliver": 4}
+SLOTS_OF_QUEUE = {"exams": 2, "read": 1, "deliver": 4, "picture": 1}
 POLL_S = 0.1
 MAX_ATTEMPTS = 3
 # kinds that decode: what kills their worker may be the job itself
-POISONED = frozenset({"compare", "read", "state_failure"})
+POISONED = frozenset({"compare", "read", "state_failure", "picture"})
 SHORTEST_DELAY, LONGEST_DELAY = dt.timedelta(seconds=2), dt.timedelta(minutes=10)
 LONGEST_OUTAGE = dt.timedelta(days=1)
 KEEP = dt.timedelta(days=1)

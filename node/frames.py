@@ -89,6 +89,16 @@ class FrameReading:
     view_box: Box | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LookedAt:
+    """One frame looked at once more: decoded, as a person may see it, cleaned, and its activations."""
+
+    pixels: Pixels
+    gated: Gated
+    cleaned: CleanFrame | RejectedFrame
+    cam: NDArray[np.float32] | None
+
+
 Task = Callable[[], list[FrameReading]]
 Counted = tuple[StoredImage, int | DecodeError | None]
 
@@ -131,6 +141,34 @@ class FrameReader:
     def show(self, frames: Iterable[tuple[Path, int]]) -> list[Gated]:
         """Return frames, by file and 1-based number, as a person may see them: their text blanked flat."""
         return list(self._pool.map(self._show, frames))
+
+    def look(self, images: Sequence[StoredImage], frames: Sequence[tuple[int, int]]) -> list[LookedAt]:
+        """Return frames, by instance and 1-based number, as `read` met them among the exam's images."""
+        counted = [(image, self._count(image)) for image in images]
+        layouts = self._learn(counted)
+        by_id = {image.instance_id: (image, count) for image, count in counted}
+
+        def look(frame: tuple[int, int]) -> LookedAt:
+            image, count = by_id[frame[0]]
+            known = self._layouts_of_video(image) if count is None else layouts
+            (original,) = self._decoded(image, [frame[1]])
+            cleaned = self._cleaner.clean(original, known)
+            cam = None
+            if isinstance(cleaned, CleanFrame):
+                scored = self._classifier.score(cleaned.view[None])
+                cam = scored.cam[0] if scored.cam is not None else None
+            gated = pass_gate(original.pixels, self._detector, shown=(PANEL_ROWS, HALF))
+            return LookedAt(original.pixels, gated, cleaned, cam)
+
+        return list(self._pool.map(look, frames))
+
+    def _layouts_of_video(self, image: StoredImage) -> tuple[Layout, ...]:
+        frames = decode(
+            image.path,
+            max_frame_pixels=self._settings.max_frame_pixels,
+            video_frames_per_second=self._settings.video_frames_per_second,
+        )
+        return self._cleaner.learn([each.pixels for each in islice(frames, LEARNED_FROM_VIDEO)])
 
     def _show(self, frame: tuple[Path, int]) -> Gated:
         path, number = frame

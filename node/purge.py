@@ -11,6 +11,7 @@ from db.audit import record
 from db.engine import utc_now
 from db.tables import ExamRow, InstanceRow
 from node.house import Node
+from node.picture_cache import PictureCache
 
 log = structlog.get_logger()
 
@@ -46,6 +47,8 @@ def _purge_exam(node: Node, key: str, study_instance_uid: str, due: Select[ExamR
             if not is_held_elsewhere(session, row):
                 node.files.purge(row.sha256)
             record(session, "instance_purged", str(row.id), sha256=row.sha256, exam=newest.id)
+        revisions = session.scalars(select(ExamRow.id).where(ExamRow.exam_key == key))
+        PictureCache(node.settings).drop(revisions)
         if rows:
             log.info("exam_purged", exam_id=newest.id, instances=len(rows))
         return len(rows)

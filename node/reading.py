@@ -21,6 +21,7 @@ from node.exams import instances_of
 from node.frames import FrameReader, FrameReading, StoredImage
 from node.house import Node
 from node.lower_gi import STATED_IN, judge
+from node.pictures import keep_panels
 from node.records import fail_exam, superseded_results, write_frames, write_prediction, write_results
 from node.reporting import Material, Outcome, make_panels, make_results
 from pipeline.clean.near_duplicates import duplicate_groups
@@ -53,6 +54,7 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
     with watch.step("report"):
         now = utc_now()
         panels = make_panels(node, reader, material, outcome)
+        keep_panels(node, material.exam.id, panels)
         try:
             objects = make_results(node, reader, material, outcome, panels=panels, now=now)
         except InvalidResultError as error:  # it would be no better the next time

@@ -21,7 +21,7 @@ from db.jobs_dbos import DbosJobs
 from db.schema import ensure_schema, installation_id, schema_state
 from db.tables import InstanceRow
 from node.audit.keeping import keeping_trail
-from node.errors import NodeError
+from node.errors import NodeError, SettingsError
 from node.files import FileStore
 from node.house import Node
 from node.settings import Settings
@@ -96,18 +96,39 @@ def work(settings: Settings) -> None:
         log.info("worker_stopped", pid=os.getpid())
 
 
+def page(settings: Settings) -> None:
+    """Serve the page alone until SIGTERM or SIGINT, which the web server takes itself."""
+    from node.web.app import run_page  # late: the web framework loads here only
+
+    _die_with_parent()
+    _configure_logging(settings)
+    if not settings.http_port:
+        raise SettingsError("http_port is 0, which means no page; set a port")
+    with open_node(settings) as node:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)  # held by who started us, and so here too
+        log.info("page_started", pid=os.getpid(), port=settings.http_port)
+        run_page(node)
+        log.info("page_stopped", pid=os.getpid())
+
+
 def serve(settings: Settings, config: Path | None) -> None:
-    """Run the receiver here and a worker beside it; a worker that dies is started again."""
+    """Run the receiver here, a worker and the page beside it; what dies of them is started again."""
     _configure_logging(settings)
     hold_signals()
     stop, failures = threading.Event(), list[str]()
     with open_node(settings, stores=True) as node, keeping_trail(node, "serve"):
-        supervisor = threading.Thread(target=_supervise, args=(config, stop, failures), name="supervisor")
+        commands = ["work", "page"] if settings.http_port else ["work"]
+        supervisors = [
+            threading.Thread(target=_supervise, args=(command, config, stop, failures), name=command)
+            for command in commands
+        ]
         with _receiving(node):
-            supervisor.start()
+            for supervisor in supervisors:
+                supervisor.start()
             wait_for_signal()
             stop.set()
-        supervisor.join()
+        for supervisor in supervisors:
+            supervisor.join()
     if failures:
         raise NodeError(failures[0])
 
@@ -126,31 +147,32 @@ def _receiving(node: Node) -> Iterator[None]:
         log.info("receiver_stopped")
 
 
-def _supervise(config: Path | None, stop: threading.Event, failures: list[str]) -> None:
-    """Keep a worker running; one that cannot even start ends the node, which would receive and never read."""
+def _supervise(command: str, config: Path | None, stop: threading.Event, failures: list[str]) -> None:
+    """Keep a process running; one that cannot even start ends the node, which would not be whole."""
     deaths = 0
+    name = {"work": "worker"}.get(command, command)
     while not stop.is_set():
         started = time.monotonic()
         try:
-            worker = _start_worker(config)
+            process = _start(command, config)
         except OSError as error:  # no memory for another process, say: the next try may have it
-            log.error("worker_not_started", error=error.strerror)  # noqa: TRY400 - told, not traced
+            log.error("process_not_started", process=name, error=error.strerror)  # noqa: TRY400 - told, not traced
             stop.wait(RESTART_AFTER_S[-1])
             continue
-        while worker.poll() is None and not stop.wait(0.2):
+        while process.poll() is None and not stop.wait(0.2):
             pass
         if stop.is_set():
-            worker.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
             try:
-                worker.wait(DRAIN_S + 10)
+                process.wait(DRAIN_S + 10)
             except subprocess.TimeoutExpired:
-                worker.kill()
-                worker.wait()
+                process.kill()
+                process.wait()
             return
-        log.error("worker_died", pid=worker.pid, exit_status=worker.returncode)
-        if not deaths and worker.returncode > 0 and time.monotonic() - started < START_S:
+        log.error("process_died", process=name, pid=process.pid, exit_status=process.returncode)
+        if not deaths and process.returncode > 0 and time.monotonic() - started < START_S:
             failures.append(
-                "the worker could not start; its own message stands above; mend that, start again"
+                f"the {name} could not start; its own message stands above; mend that, start again"
             )
             os.kill(os.getpid(), signal.SIGTERM)
             return
@@ -158,12 +180,12 @@ def _supervise(config: Path | None, stop: threading.Event, failures: list[str]) 
         deaths += 1
 
 
-def _start_worker(config: Path | None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "node", "work"]
+def _start(command: str, config: Path | None) -> subprocess.Popen[bytes]:
+    line = [sys.executable, "-P", "-m", "node", command]
     if config is not None:
-        command += ["--config", str(config)]
+        line += ["--config", str(config)]
     environment = {**FRUGAL, **os.environ, PARENT_VARIABLE: str(os.getpid())}
-    return subprocess.Popen(command, env=environment)
+    return subprocess.Popen(line, env=environment)
 
 
 def _die_with_parent() -> None:

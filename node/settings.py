@@ -11,8 +11,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -22,6 +20,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings.exceptions import SettingsError as UnreadableVariableError
 
 from node.errors import SettingsError
+from node.rules import EndoscopyRule, LowerGiRule, Table
+
+__all__ = ["ENV_PREFIX", "EndoscopyRule", "LowerGiRule", "Peer", "Settings", "load_settings"]
 
 ENV_PREFIX = "ENDONODE_"
 RESERVED = frozenset({"ENDONODE_CONFIG", "ENDONODE_DATA"})
@@ -57,12 +58,6 @@ def _time_zone(name: str) -> str:
 
 
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
-
-
-class Table(BaseModel):
-    """A table of the settings file."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Peer(Table):
@@ -102,83 +97,6 @@ class Peer(Table):
     default_issuer: str = Field(
         default="", max_length=64, description="Issuer of Patient ID for this peer's images that carry none."
     )
-
-
-class EndoscopyRule(Table):
-    """What is read as endoscopy: by class alone, or by class and modality together."""
-
-    sop_classes: tuple[str, ...] = Field(
-        default=("1.2.840.10008.5.1.4.1.1.77.1.1", "1.2.840.10008.5.1.4.1.1.77.1.1.1"),
-        description="SOP classes that are always endoscopy (VL and Video Endoscopic).",
-    )
-    sop_classes_by_modality: tuple[str, ...] = Field(
-        default=(
-            "1.2.840.10008.5.1.4.1.1.77.1.4", "1.2.840.10008.5.1.4.1.1.77.1.4.1",
-            "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1.7.1", "1.2.840.10008.5.1.4.1.1.7.2",
-            "1.2.840.10008.5.1.4.1.1.7.3", "1.2.840.10008.5.1.4.1.1.7.4",
-        ),
-        description="SOP classes that are endoscopy where Modality is one of `modalities`.",
-    )  # fmt: skip
-    modalities: tuple[str, ...] = Field(default=("ES",), description="Modality values that mean endoscopy.")
-
-
-class LowerGiRule(Table):
-    """What says that an exam is not of the lower gastrointestinal tract; silence is not a no."""
-
-    body_parts: tuple[str, ...] = Field(
-        default=(
-            "COLON", "RECTUM", "CECUM", "CAECUM", "ILEUM", "TERMINALILEUM", "SIGMOID", "SIGMOIDCOLON",
-            "LARGEINTESTINE", "BOWEL", "INTESTINE", "ANUS", "ANORECTUM", "SMALLBOWEL", "GITRACT",
-            "DIGESTIVETRACT", "GASTROINTESTINALTRACT", "GASTROINTESTINAL", "LOWERGI",
-        ),
-        description="Body Part Examined values (blanks removed) that are lower GI.",
-    )  # fmt: skip
-    other_body_parts: tuple[str, ...] = Field(
-        default=(
-            "ESOPHAGUS", "OESOPHAGUS", "STOMACH", "DUODENUM", "UPPERGI", "GALLBLADDER", "BILEDUCT",
-            "PANCREAS", "LIVER", "BRONCHUS", "TRACHEA", "LUNG", "LARYNX", "PHARYNX", "NASOPHARYNX",
-            "OROPHARYNX", "HYPOPHARYNX", "THROAT", "NOSE", "NASALCAVITY", "SINUS", "PARANASALSINUS", "EAR",
-            "EYE", "BLADDER", "URINARYBLADDER", "URETHRA", "URETER", "KIDNEY", "PROSTATE", "UTERUS",
-            "CERVIX", "VAGINA", "OVARY", "KNEE", "SHOULDER", "HIP", "ELBOW", "WRIST", "ANKLE", "HEART",
-            "SKIN",
-        ),
-        description="Body Part Examined values known not to be lower GI; any further one says nothing.",
-    )  # fmt: skip
-    region_codes: tuple[str, ...] = Field(
-        default=(
-            "71854001", "T-59300", "34402009", "T-59600", "32713005", "T-59100", "34516001", "T-58600",
-            "60184004", "T-59470", "14742008", "T-59000", "113276009", "T-50500", "30315005", "T-58000",
-            "9040008", "T-59420", "485005", "T-59440", "32622004", "T-59460",
-        ),
-        description="Anatomic Region code values (SCT or SRT) that are lower GI.",
-    )  # fmt: skip
-    other_region_codes: tuple[str, ...] = Field(
-        default=(
-            "32849002", "T-56000", "69695003", "T-57000", "38848004", "T-58200", "28231008", "T-63000",
-            "28273000", "T-60610", "15776009", "T-65000", "10200004", "T-62000", "955009", "T-26000",
-            "44567001", "T-25000", "39607008", "T-28000", "4596009", "T-24100", "54066008", "T-55000",
-            "45206002", "T-21000", "71836000", "T-23000", "2095001", "T-22000", "89837001", "T-74000",
-            "64033007", "T-71000", "87953007", "T-73000", "13648007", "T-75000", "41216001", "T-92000",
-            "35039007", "T-83000", "71252005", "T-83200", "76784001", "T-82000", "15497006", "T-87000",
-            "72696002", "T-D9200", "16982005", "T-D2220", "29836001", "T-D2500", "117590005",
-        ),
-        description="Anatomic Region code values known not to be lower GI; any further one says nothing.",
-    )  # fmt: skip
-    other_procedure_codes: tuple[str, ...] = Field(
-        default=("10847001", "P1-20300", "76009000", "P1-51040"),
-        description="Procedure code values that are known not to be lower GI (bronchoscopy, gastroscopy).",
-    )
-    descriptions: tuple[str, ...] = Field(
-        default=("colonoscop", "coloscop", "ileoscop", "sigmoidoscop", "proctoscop", "rectoscop", "anoscop"),
-        description="Words in a study, series or procedure description that are lower GI.",
-    )
-    other_descriptions: tuple[str, ...] = Field(
-        default=(
-            "bronchoscop", "gastroscop", "oesophag", "esophag", "duodenoscop", "cystoscop", "laryngoscop",
-            "hysteroscop", "arthroscop", "laparoscop", "ercp", "egd", "ogd",
-        ),
-        description="Words in a study, series or procedure description that are known not to be lower GI.",
-    )  # fmt: skip
 
 
 class Settings(BaseSettings):
@@ -228,8 +146,26 @@ class Settings(BaseSettings):
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
         default="", description="IANA time zone of the site; empty: none is stated."
     )
-    http_port: int = Field(
-        default=0, ge=0, le=65535, description="TCP port of the page; 0: no page (accepted, not yet used)."
+    http_bind: str = Field(
+        default="127.0.0.1",
+        description="Address that the page listens on; another than loopback needs TLS or `behind_proxy`.",
+    )
+    http_port: int = Field(default=8470, ge=0, le=65535, description="TCP port of the page; 0: no page.")
+    behind_proxy: bool = Field(
+        default=False,
+        description="Whether one proxy of the site's own stands before the page, speaks TLS to browsers and "
+        "names each in X-Forwarded-For.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM file of the page's certificate and its chain; empty: no TLS."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    session_idle_s: Seconds = Field(
+        default=1800,
+        description="Seconds without use after which who is logged in to the page is so no longer.",
+    )
+    session_absolute_s: Seconds = Field(
+        default=43_200, description="Seconds after a login to the page at which it ends, used or not."
     )
     max_associations: int = Field(
         default=50, ge=1, description="Associations served at once; the next is rejected."
@@ -299,7 +235,10 @@ class Settings(BaseSettings):
     endoscopy: EndoscopyRule = Field(default=EndoscopyRule(), description="What is read as endoscopy.")
     lower_gi: LowerGiRule = Field(default=LowerGiRule(), description="What is known not to be lower GI.")
 
-    @field_validator("model_dir", "recipe", "audit_key", "audit_head", "syslog_ca", mode="before")
+    @field_validator(
+        "model_dir", "recipe", "tls_certificate", "tls_key", "audit_key", "audit_head", "syslog_ca",
+        mode="before",
+    )  # fmt: skip
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return value or None
@@ -310,6 +249,18 @@ class Settings(BaseSettings):
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"each peer has an AE title of its own; named twice: {', '.join(twice)}")
+        return self
+
+    @model_validator(mode="after")
+    def _page_is_guarded(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key: both were expected, one alone was found")
+        is_loopback = self.http_bind in ("127.0.0.1", "::1", "localhost")
+        if self.http_port and not (is_loopback or self.tls_certificate or self.behind_proxy):
+            raise ValueError(
+                f"http_bind: loopback, or TLS (tls_certificate, tls_key), or behind_proxy was expected, "
+                f"{self.http_bind} alone was found"
+            )
         return self
 
     @classmethod

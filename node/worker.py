@@ -23,6 +23,7 @@ from node.errors import NodeError, StorageError
 from node.failing import state_failure
 from node.frames import FrameReader
 from node.house import Node
+from node.pictures import make_pictures
 from node.purge import purge_delivered
 from node.reading import read_exam
 from node.records import fail_exam
@@ -64,6 +65,7 @@ class Worker:
                 "state_failure": lambda claim: state_failure(node, self._reader, claim),
                 "deliver": lambda claim: deliver(node, claim),
                 "commit": lambda claim: commit(node, claim),
+                "picture": lambda claim: make_pictures(node, self._reader, claim),
             },
             on_buried=self._on_buried,
             transient=OUTAGES,

@@ -4,24 +4,20 @@ import importlib
 import json
 import sys
 import traceback
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.exceptions import Abort, TyperException
 
-from node.settings import Settings, load_settings
-
-if TYPE_CHECKING:
-    from node.house import Node
+from node.cli.opening import Config
+from node.cli.opening import open_configured as _node
+from node.cli.opening import read_settings as _settings
+from node.cli.users import tokens_app, users_app
 
 AsJson = Annotated[bool, typer.Option("--json", help="A JSON array, one object each.")]
 Instance = Annotated[int, typer.Argument(metavar="N", help="Number that `quarantine list` shows.")]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="ENDONODE_CONFIG", help="TOML file of settings.", show_default=False),
-]
 OUR_PACKAGES = ("node", "pipeline", "models", "db")
 
 app = typer.Typer(
@@ -36,6 +32,8 @@ quarantine_app = typer.Typer(help="List, accept or discard objects that contradi
 exams_app = typer.Typer(invoke_without_command=True)
 app.add_typer(exams_app, name="exams")
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(users_app, name="users")
+app.add_typer(tokens_app, name="tokens")
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -76,6 +74,14 @@ def receive(config: Config = None) -> None:
 def work(config: Config = None) -> None:
     """Read and answer only, beside `receive`."""
     from node.serving import work as run
+
+    run(_settings(config))
+
+
+@app.command()
+def page(config: Config = None) -> None:
+    """Serve the page only, beside `receive` and `work`."""
+    from node.serving import page as run
 
     run(_settings(config))
 
@@ -197,6 +203,7 @@ def demo(
     raise typer.Exit(run_demo(frames, out))
 
 
+
 def main() -> None:
     """Run a command; an error becomes one line on standard error and exit status 1, or 2 for wrong usage."""
     try:
@@ -212,20 +219,6 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - the outermost loop: a traceback may quote what must not be shown
         _fail(_one_line(error), status=1)
-
-
-def _settings(config: Path | None) -> Settings:
-    """Load the settings; what a command logs goes to standard error, its answer alone to standard output."""
-    import structlog
-
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    return load_settings(config)
-
-
-def _node(config: Path | None) -> "AbstractContextManager[Node]":
-    from node.serving import open_node
-
-    return open_node(_settings(config))
 
 
 def _claim_package_names() -> None:

@@ -77,6 +77,7 @@ storage_dir = {json.dumps(str(folder / "storage"))}
 database_url = {json.dumps(f"sqlite:///{folder}/endonode.db")}
 quiet_time_s = {QUIET_S}
 min_free_bytes = 200_000_000
+http_port = 0
 
 [[peers]]
 ae_title = "{ARCHIVE_TITLE}"

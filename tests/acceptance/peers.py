@@ -133,9 +133,10 @@ class NodeProcess:
         database_url: str | None = None,
         quiet_time_s: float = 3,
         late_quiet_time_s: float = 3,
+        http_port: int = 0,
         extra: str = "",
     ) -> None:
-        self.folder, self.port = folder, port
+        self.folder, self.port, self.http_port = folder, port, http_port
         folder.mkdir(parents=True, exist_ok=True)
         self.database_url = database_url or f"sqlite:///{folder / 'endonode.db'}"
         self.config = folder / "endonode.toml"
@@ -148,6 +149,7 @@ database_url = "{self.database_url}"
 quiet_time_s = {quiet_time_s}
 late_quiet_time_s = {late_quiet_time_s}
 min_free_bytes = 0
+http_port = {http_port}
 {extra}
 [[peers]]
 ae_title = "PACS"

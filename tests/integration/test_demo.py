@@ -32,11 +32,11 @@ def test_the_demo_ends_with_a_result_and_leaves_everything_behind(tmp_path: Path
     done = demo("--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr + done.stdout
     (folder,) = (tmp_path / "out").iterdir()
-    (result,) = (folder / "archive").iterdir()
-    ds = dcmread(result)
-    assert ds.ContentQualification == "RESEARCH"
+    results = {dcmread(path).Modality: path for path in (folder / "archive").iterdir()}
+    assert set(results) == {"OT", "SR", "KO"}
+    assert dcmread(results["OT"]).ContentQualification == "RESEARCH"
     for said in (
-        str(result),
+        *map(str, results.values()),
         str(folder / "secondary-capture.png"),
         str(folder / "endonode.db"),
         "not a diagnosis",
@@ -94,7 +94,7 @@ def test_a_node_listens_within_two_seconds(tmp_path: Path) -> None:
         port = int(probe.getsockname()[1])
     config = tmp_path / "endonode.toml"
     config.write_text(
-        f'port = {port}\nstorage_dir = "{tmp_path}/store"\ndatabase_url = "sqlite:///{tmp_path}/node.db"\n'
+        f'port = {port}\nhttp_port = 0\nstorage_dir = "{tmp_path}/store"\ndatabase_url = "sqlite:///{tmp_path}/node.db"\n'
         '[[peers]]\nae_title = "PACS"\nhost = "127.0.0.1"\nport = 1\n'
     )
     _seconds_until_it_listens(config, port)  # the first start makes the tables

@@ -14,7 +14,8 @@ from node.cli.main import app, main
 
 ROOT = Path(__file__).resolve().parents[4]
 COMMANDS = (
-    "serve", "receive", "work", "send", "exams", "retry", "quarantine", "migrate", "check", "demo",
+    "serve", "receive", "work", "page", "send", "exams", "retry", "quarantine", "users", "tokens", "migrate",
+    "check", "demo",
 )  # fmt: skip
 
 
@@ -94,11 +95,14 @@ def test_the_version_is_that_of_the_installation() -> None:
     assert (done.returncode, done.stdout) == (0, f"endonode {version('endonode')}\n")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "exams move", "quarantine list", "quarantine accept"])
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS, "exams move", "quarantine list", "quarantine accept", "users add", "tokens add"],
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app([*command.split(), "--help"], standalone_mode=False) == 0
     shown = capsys.readouterr().out
-    if command not in {"demo", "quarantine"}:
+    if command not in {"demo", "quarantine", "users", "tokens"}:
         assert "--config" in shown
         assert "ENDONODE_CONFIG" in shown
 

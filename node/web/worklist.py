@@ -1,0 +1,206 @@
+"""The worklist: current exams, what needs a person first, a page at a time by key and never by count."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Form, Query, Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from db.audit import record
+from db.tables import ExamRow, InstanceRow, PatientRow, PredictionRow
+from db.tables.exams import FAILED, HEALTHY, IBD, IN_PROGRESS, UNPREDICTED
+from node.house import Node
+from node.web.pages import render
+from node.web.security import TheNode, TheVisitor, is_live
+
+router = APIRouter()
+
+PAGE = 50
+MOST_FOUND = 200
+PRIORITIES = {
+    IBD: "IBD pattern found",
+    FAILED: "Failed: a person is needed",
+    UNPREDICTED: "Unpredicted: the model abstains",
+    IN_PROGRESS: "On the way",
+    HEALTHY: "No IBD pattern found",
+}
+
+
+def _day(value: str) -> str:
+    return value and dt.date.fromisoformat(value).isoformat()
+
+
+def _place(value: str) -> str:
+    """Check where a page begins: priority, instant and exam id of the last of the page before."""
+    if value:
+        priority, at, _exam_id = value.split("~")
+        if int(priority) < 0 or dt.datetime.fromisoformat(at).tzinfo is None:
+            raise ValueError("a priority, an aware instant and an exam id were expected")
+    return value
+
+
+Day = Annotated[str, AfterValidator(_day)]
+Exams = Sequence[Row[ExamRow, str, PredictionRow]]
+
+
+class Asked(BaseModel):
+    """What of the worklist is asked for; an empty value asks for anything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reading: Literal["", "ibd", "healthy", "unpredicted", "none"] = ""
+    state: Literal["", "receiving", "closed", "reading", "read", "delivering", "delivered", "failed"] = ""
+    review: Literal["open", "accepted", "rejected", "all"] = "open"
+    since: Day = ""
+    until: Day = ""
+    peer: Annotated[str, Field(max_length=16)] = ""
+    sort: Literal["priority", "newest", "oldest"] = "priority"
+    after: Annotated[str, Field(max_length=80), AfterValidator(_place)] = ""
+
+    def address(self, **changed: str) -> str:
+        """Return the worklist's address with these values, empty ones left out."""
+        values = {**self.model_dump(exclude_defaults=True), **changed}
+        return "/?" + urlencode({name: value for name, value in values.items() if value})
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One page of exams, and where the next begins ("" where there is none)."""
+
+    rows: Exams
+    following: str
+
+
+@router.get("/")
+def show(request: Request, node: TheNode, visitor: TheVisitor, asked: Annotated[Asked, Query()]) -> Response:
+    """Show a page of the worklist."""
+    if not is_live(request):
+        with node.database.writing() as session:
+            record(session, "worklist_viewed", str(visitor.user_id), actor=visitor.actor)
+    with node.database.reading() as session:
+        listed = list_page(session, node, asked)
+        return _render(request, session, node, listed, asked)
+
+
+@router.post("/search")
+def search(
+    request: Request, node: TheNode, visitor: TheVisitor, q: Annotated[str, Form(max_length=64)] = ""
+) -> Response:
+    """Show the exams of a Patient ID, Accession Number or study date; by POST: no address names a patient."""
+    sought = q.strip()
+    if not is_live(request):
+        with node.database.writing() as session:
+            record(session, "worklist_searched", str(visitor.user_id), actor=visitor.actor)
+    with node.database.reading() as session:
+        listed = Listed(find(session, sought) if sought else [], "")
+        return _render(request, session, node, listed, Asked(review="all", sort="newest"), sought=sought)
+
+
+def find(session: Session, sought: str) -> Exams:
+    """Return the newest current exams that are exactly of this patient, order or day."""
+    day = sought.replace("-", "")
+    patients = list(session.scalars(select(PatientRow.id).where(PatientRow.patient_id == sought)))
+    ids: list[str] = []
+    for of in (
+        ExamRow.patient_row_id.in_(patients),
+        ExamRow.accession_number == sought,
+        ExamRow.study_date == (day if day.isdigit() and len(day) == 8 else "none"),  # noqa: PLR2004 - YYYYMMDD
+    ):
+        ids += session.scalars(
+            select(ExamRow.id).where(of).order_by(ExamRow.opened_at.desc()).limit(MOST_FOUND)
+        )
+    newest = _exams().where(ExamRow.id.in_(ids)).order_by(ExamRow.opened_at.desc(), ExamRow.id)
+    return session.execute(newest.limit(MOST_FOUND)).all()
+
+
+def list_page(session: Session, node: Node, asked: Asked) -> Listed:
+    """Return a page; in order of priority one priority after another, as their index has them."""
+    wanted = _exams().where(*_conditions(node, asked))
+    key = asked.after.split("~")
+    at = dt.datetime.fromisoformat(key[1]) if asked.after else None
+    is_oldest = asked.sort == "oldest"
+    order = tuple_(ExamRow.opened_at, ExamRow.id)
+    rows: list[Row[ExamRow, str, PredictionRow]] = []
+    for priority in sorted(PRIORITIES) if asked.sort == "priority" else [None]:
+        if len(rows) > PAGE or (priority is not None and asked.after and priority < int(key[0])):
+            continue
+        part = wanted if priority is None else wanted.where(ExamRow.priority == priority)
+        if at is not None and priority in (None, int(key[0])):
+            last = tuple_(at, key[2])
+            part = part.where(order > last if is_oldest else order < last)
+        ends = (ExamRow.opened_at, ExamRow.id)
+        part = part.order_by(*(end if is_oldest else end.desc() for end in ends))
+        rows += session.execute(part.limit(PAGE + 1 - len(rows))).all()
+    following = ""
+    if len(rows) > PAGE:
+        last_exam = rows[PAGE - 1][0]
+        following = f"{last_exam.priority}~{last_exam.opened_at.isoformat()}~{last_exam.id}"
+    return Listed(rows[:PAGE], following)
+
+
+def _exams() -> Select[ExamRow, str, PredictionRow]:
+    """Return the query of current exams. Wrapped columns keep their poor indexes out of the plan."""
+    return (
+        select(ExamRow, func.coalesce(PatientRow.patient_id, ""), PredictionRow)
+        .outerjoin(PatientRow, ExamRow.patient_row_id == PatientRow.id)
+        .outerjoin(PredictionRow, PredictionRow.exam_id == ExamRow.id)
+        .where(func.coalesce(ExamRow.superseded_by, "") == "")
+    )
+
+
+def _conditions(node: Node, asked: Asked) -> list[ColumnElement[bool]]:
+    verdict = func.coalesce(PredictionRow.verdict, "")
+    reading = func.coalesce(PredictionRow.reading, "")
+    found: list[ColumnElement[bool]] = []
+    if asked.reading:
+        found.append(reading == ("" if asked.reading == "none" else asked.reading))
+    if asked.state:
+        found.append(func.coalesce(ExamRow.state, "") == asked.state)
+    if asked.review != "all":
+        found.append(verdict == ("" if asked.review == "open" else asked.review))
+    if asked.peer:
+        found.append(ExamRow.peer_ae_title == asked.peer)
+    zone = ZoneInfo(node.settings.timezone) if node.settings.timezone else dt.UTC
+    if asked.since:
+        found.append(ExamRow.opened_at >= _midnight(asked.since, zone))
+    if asked.until:
+        found.append(ExamRow.opened_at < _midnight(asked.until, zone) + dt.timedelta(days=1))
+    return found
+
+
+def _midnight(day: str, zone: dt.tzinfo) -> dt.datetime:
+    return dt.datetime.combine(dt.date.fromisoformat(day), dt.time(), zone)
+
+
+def _arrived(session: Session, rows: Exams) -> dict[str, int]:
+    """Return how many images of each open exam are here."""
+    keys = [exam.exam_key for exam, _, _ in rows if exam.received_count is None]
+    of = InstanceRow.exam_key.in_(keys), InstanceRow.disposition == "accepted"
+    counted = select(InstanceRow.exam_key, func.count()).where(*of).group_by(InstanceRow.exam_key)
+    return {key: count for key, count in session.execute(counted) if key}
+
+
+def _render(
+    request: Request, session: Session, node: Node, listed: Listed, asked: Asked, *, sought: str | None = None
+) -> Response:
+    is_grouped = asked.sort == "priority"
+    groups = [
+        (PRIORITIES.get(priority, "") if priority is not None else "", list(rows))
+        for priority, rows in groupby(listed.rows, lambda row: row[0].priority if is_grouped else None)
+    ]
+    arrived = _arrived(session, listed.rows)
+    return render(
+        request, "worklist.html", groups=groups, asked=asked, sought=sought, arrived=arrived,
+        following=asked.address(after=listed.following) if listed.following else "",
+        first=asked.address(after=""), most_found=MOST_FOUND,
+        peers=[peer.ae_title for peer in node.settings.peers if peer.may_send],
+        is_filtered=bool(asked.model_fields_set - {"sort", "after", "review"}) or asked.review != "open",
+    )  # fmt: skip
