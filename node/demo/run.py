@@ -31,6 +31,7 @@ from node.settings import Peer, Settings, load_settings
 from pipeline.frame import Pixels
 
 ARCHIVE_TITLE = "ARCHIVE"
+DOCUMENTS = {"SR": "structured report", "KO": "key objects"}
 PAINTED_FRAMES, BLURRED = 24, 9
 """How many are painted, and the one among them that the cleaning must reject."""
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
@@ -201,7 +202,8 @@ def _report(exam: dict[str, Any], results: Sequence[Path], folder: Path) -> None
     )
     typer.echo(f"completeness       {exam['completeness']['verdict']}")
     for path in results:
-        typer.echo(f"Secondary Capture  {path}")
+        kind = DOCUMENTS.get(pydicom.dcmread(path, stop_before_pixels=True).Modality, "Secondary Capture")
+        typer.echo(f"{kind:<17}  {path}")
     typer.echo(f"as a picture       {picture}")
     typer.echo(f"database           {folder / 'endonode.db'}")
     endonode = Path(sys.executable).with_name("endonode")
@@ -210,7 +212,10 @@ def _report(exam: dict[str, Any], results: Sequence[Path], folder: Path) -> None
 
 
 def _pages(path: Path) -> list[Pixels]:
-    pixels = pixel_array(pydicom.dcmread(path))
+    ds = pydicom.dcmread(path)
+    if "PixelData" not in ds:
+        return []
+    pixels = pixel_array(ds)
     return list(pixels) if pixels.ndim == 4 else [pixels]  # noqa: PLR2004 - (frames, rows, columns, 3)
 
 
