@@ -3,13 +3,12 @@
 import datetime as dt
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import ColumnElement, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from db.errors import DatabaseError
+from db.filters import PredictionFilters
 from db.tables import ExamRow, ModelPackageRow, PatientRow, PredictionRow
 
 NEWEST_FIRST = PredictionRow.created_at.desc(), PredictionRow.id.desc()
@@ -34,42 +33,6 @@ _DESCRIBED = (
     .outerjoin(PatientRow, PatientRow.id == PredictionRow.patient_row_id)
 )  # fmt: skip
 """In the order of the fields of `Prediction`."""
-
-
-Term = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
-"""PostgreSQL takes no NUL in a text, and answers it with an error."""
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class PredictionFilters(BaseModel):
-    """What predictions must be like; what is not given is not asked. All are of the time of the reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    patient_id: Term | None = Field(None, description="Patient ID, exactly; of any issuer.")
-    issuer_of_patient_id: Term | None = Field(None, description="Issuer of that Patient ID.")
-    since: dt.date | None = Field(None, description="First day of reading, UTC.")
-    until: dt.date | None = Field(None, description="Last day of reading, UTC.")
-    model_version: Term | None = Field(None, description="Version of the model package.")
-    model_digest: Term | None = Field(None, description="Digest of the model package, or its beginning.")
-    recipe_digest: Term | None = Field(None, description="Digest of the cleaning recipe, or its beginning.")
-    reading: Literal["ibd", "healthy", "unpredicted"] | None = Field(None, description="The reading.")
-    unpredicted_reason: Term | None = Field(None, description="Why it is unpredicted.")
-    min_probability: Share | None = Field(None, description="Least probability of IBD.")
-    max_probability: Share | None = Field(None, description="Highest probability of IBD.")
-    min_confidence: Share | None = Field(None, description="Least confidence of the reading.")
-    max_confidence: Share | None = Field(None, description="Highest confidence of the reading.")
-    verdict: Literal["accepted", "rejected", "none"] | None = Field(
-        None, description="Newest verdict of its reviews; none: nobody has said."
-    )
-    peer: Term | None = Field(None, description="AE title that the exam came from.")
-    device_model: Term | None = Field(None, description="Manufacturer and model of the device.")
-
-    @model_validator(mode="after")
-    def _issuer_is_of_a_patient(self) -> Self:
-        if self.issuer_of_patient_id is not None and self.patient_id is None:
-            raise ValueError("issuer_of_patient_id narrows patient_id, which is missing")
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +99,7 @@ def find_predictions(
     # the rows themselves are fetched of the page alone: what is skipped is skipped within an index
     ids = found.order_by(*NEWEST_FIRST).offset(skip).limit(limit + 1).subquery()
     rows = session.execute(_DESCRIBED.join(ids, ids.c.id == PredictionRow.id).order_by(*NEWEST_FIRST)).all()
-    page = tuple(Prediction(*row) for row in rows[:limit])
+    page = tuple(Prediction(*tuple(row)) for row in rows[:limit])
     last = page[-1] if len(rows) > limit else None
     return Page(page, f"{(last.created_at - EPOCH) // MICROSECOND}-{last.id}" if last else None)
 

@@ -8,14 +8,15 @@ from sqlalchemy.orm import Session
 
 from db.tables import PredictionRow, TallyRow
 
-_INSERTS = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 def tally_key(prediction: PredictionRow) -> dict[str, Any]:
     """Return the primary key of the tally that a prediction counts in, as it stands now."""
     probability = prediction.probability
+    day = prediction.created_at.astimezone(dt.UTC).date()
     return {
-        "day": prediction.created_at.astimezone(dt.UTC).date(),
+        "week": max(day.replace(day=1), day - dt.timedelta(days=day.weekday())),
         "model_digest": prediction.model_digest,
         "peer_ae_title": prediction.peer_ae_title,
         "device_model": prediction.device_model,

@@ -24,7 +24,7 @@ IN_FORCE = ("accepted", "kept")
 
 _OF_HEADER = (
     "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "study_instance_uid", "series_instance_uid",
-    "patient_id", "issuer_of_patient_id", "accession_number", "modality",
+    "patient_id", "issuer_of_patient_id", "accession_number", "study_date", "device_model", "modality",
 )  # fmt: skip
 """Columns of an instance that its header fills."""
 
@@ -165,7 +165,8 @@ def _attach(session: Session, node: Node, row: InstanceRow, now: dt.datetime, ne
         quiet_s = node.settings.quiet_time_s if latest.revision == 1 else node.settings.late_quiet_time_s
         latest.last_new_at = now
         latest.closes_at = now + dt.timedelta(seconds=quiet_s)
-        latest.accession_number = latest.accession_number or row.accession_number
+        for name in ("accession_number", "study_date", "device_model"):
+            setattr(latest, name, getattr(latest, name) or getattr(row, name))
         exam = latest
     else:
         key = latest.exam_key if latest else exam_key(row.patient_id, issuer, row.study_instance_uid)
@@ -177,6 +178,8 @@ def _attach(session: Session, node: Node, row: InstanceRow, now: dt.datetime, ne
             patient=latest.patient_row_id if latest else patient_row(session, row.patient_id, issuer, now),
             study_instance_uid=row.study_instance_uid,
             accession_number=row.accession_number,
+            study_date=row.study_date,
+            device_model=row.device_model,
             peer_ae_title=row.calling_ae_title,
         )  # fmt: skip
     if row.issuer_of_patient_id and row.patient_id:
@@ -195,6 +198,8 @@ def open_revision(  # noqa: PLR0913 - a row has as many columns as it has
     study_instance_uid: str,
     accession_number: str,
     peer_ae_title: str,
+    study_date: str = "",
+    device_model: str = "",
     quiet_s: float | None = None,
 ) -> ExamRow:
     """Open an exam, or its next revision; what the previous one has not sent is withdrawn."""
@@ -211,6 +216,8 @@ def open_revision(  # noqa: PLR0913 - a row has as many columns as it has
         patient_row_id=patient,
         study_instance_uid=study_instance_uid,
         accession_number=accession_number or (previous.accession_number if previous else ""),
+        study_date=study_date or (previous.study_date if previous else ""),
+        device_model=device_model or (previous.device_model if previous else ""),
         peer_ae_title=peer_ae_title,
         state="receiving",
         opened_at=now,

@@ -116,6 +116,8 @@ def move_study(node: Node, study_instance_uid: str, patient_id: str) -> list[str
             patient=patient_row(session, patient_id, issuer, utc_now()),
             study_instance_uid=study_instance_uid,
             accession_number=last.accession_number if last else images[0].accession_number,
+            study_date="" if last else images[0].study_date,
+            device_model="" if last else images[0].device_model,
             peer_ae_title=last.peer_ae_title if last else images[0].calling_ae_title,
             quiet_s=node.settings.quiet_time_s,
         )  # fmt: skip

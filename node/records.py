@@ -17,6 +17,8 @@ from db.tables import (
     PredictionRow,
     ResultObjectRow,
 )
+from db.tables.exams import FAILED, HEALTHY, IBD, UNPREDICTED
+from db.tallies import tally
 from models.package import Package
 from models.patient import PatientPrediction
 from node.files import StoredFile
@@ -24,6 +26,9 @@ from node.frames import FrameReading
 from node.house import Node
 from node.results.report import EncodedObject, EvidencePanel
 from pipeline.clean.near_duplicates import duplicate_groups
+
+PRIORITIES = {"ibd": IBD, "unpredicted": UNPREDICTED, "healthy": HEALTHY}
+"""Which exams a person should look at first, by their reading."""
 
 
 def register_package(session: Session, package: Package, now: dt.datetime) -> None:
@@ -39,11 +44,19 @@ def write_frames(
 ) -> dict[tuple[int, int], int]:
     """Write one row a frame; return the row id of each (instance id, frame number)."""
     session.execute(delete(FrameRow).where(FrameRow.exam_id == exam.id))
+    rows = frame_rows(exam.id, frames)
+    session.add_all(rows)
+    session.flush()
+    return {(row.instance_id, row.frame_number): row.id for row in rows}
+
+
+def frame_rows(exam_id: str, frames: Sequence[FrameReading]) -> list[FrameRow]:
+    """Return one new row a frame, of no session yet."""
     seen = [frame.fingerprint for frame in frames if frame.fingerprint is not None]
     groups = iter(duplicate_groups(seen))
-    rows = [
+    return [
         FrameRow(
-            exam_id=exam.id,
+            exam_id=exam_id,
             instance_id=frame.instance_id,
             frame_number=frame.frame_number,
             kept=frame.prediction is not None,
@@ -58,9 +71,6 @@ def write_frames(
         )
         for frame in frames
     ]
-    session.add_all(rows)
-    session.flush()
-    return {(row.instance_id, row.frame_number): row.id for row in rows}
 
 
 def entry_as_json(entry: object) -> dict[str, object]:
@@ -82,16 +92,25 @@ def write_prediction(
     shown: Sequence[tuple[int, EvidencePanel]],
     now: dt.datetime,
 ) -> None:
-    """Write the reading and its evidence; `shown` holds each frame's row id and panel, in order."""
+    """Write the reading and its evidence; `shown` holds each frame's row id and panel, in order.
+
+    With it go the exam's priority and the tally that the reading counts in.
+    """
     register_package(session, package, now)
+    exam.priority = PRIORITIES[patient.reading]
     kept = sum(frame.prediction is not None for frame in frames)
+    probability = patient.probability
     prediction = PredictionRow(
         exam_id=exam.id,
+        patient_row_id=exam.patient_row_id,
+        peer_ae_title=exam.peer_ae_title,
+        device_model=exam.device_model,
         model_digest=package.digest,
         recipe_digest=recipe_digest,
         reading=patient.reading,
         unpredicted_reason=patient.reason,
-        probability=patient.probability,
+        probability=probability,
+        confidence=None if probability is None else max(probability, 1 - probability),
         threshold=package.threshold,
         top_k=package.top_k,
         vote_mode=package.vote_mode,
@@ -102,6 +121,7 @@ def write_prediction(
     )
     session.add(prediction)
     session.flush()
+    tally(session, prediction)
     session.add_all(
         EvidenceRow(
             prediction_id=prediction.id,
@@ -167,6 +187,7 @@ def fail_exam(session: Session, exam_id: str, step: str, error_text: str) -> Non
     """Mark an exam failed at a step; `retry` takes it up there."""
     exam = session.get_one(ExamRow, exam_id)
     exam.state, exam.error_step, exam.error_text = "failed", step, error_text
+    exam.priority = FAILED
     record(session, "exam_failed", exam_id, step=step)
 
 

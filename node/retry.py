@@ -8,10 +8,11 @@ from sqlalchemy.orm import Session
 from db.audit import record
 from db.engine import utc_now
 from db.tables import DeliveredObjectRow, DeliveryRow, ExamRow, JobRow, ResultObjectRow
+from db.tables.exams import IN_PROGRESS
 from node.errors import NodeError, NotFoundError
 from node.exams import open_revision
 from node.house import Node
-from node.records import reading_of
+from node.records import PRIORITIES, reading_of
 
 
 def retry_exam(node: Node, exam_id: str) -> str:
@@ -42,6 +43,7 @@ def retry_exam(node: Node, exam_id: str) -> str:
             exam.state = "closed"
             _requeue(session, node, "read", exam.id)
         exam.error_step = exam.error_text = None
+        exam.priority = PRIORITIES[reading.reading] if reading else IN_PROGRESS
         record(session, "exam_retried", exam.id, step=step)
         return step
 

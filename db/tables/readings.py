@@ -64,7 +64,8 @@ class FrameRow(Base):
 class PredictionRow(Base):
     """The reading of one exam revision: exactly one.
 
-    What audit queries ask by is repeated here from the exam as it stood: patient, peer and device.
+    What audit queries ask by is repeated here from the exam as it stood: patient, peer and device. Answers
+    come newest first, so what is equal in a question stands before `created_at` and `id` in an index.
     `confidence` is that of the reading, 0-1, null where there is no probability. `verdict` is the newest of
     its reviews: accepted, rejected, or null.
     """
@@ -72,9 +73,9 @@ class PredictionRow(Base):
     __tablename__ = "predictions"
     __table_args__ = (
         Index("ix_predictions_created_at_id", "created_at", "id"),
-        Index("ix_predictions_patient_row_id_id", "patient_row_id", "id"),
+        Index("ix_predictions_patient", "patient_row_id", "created_at", "id"),
         Index("ix_predictions_reading_reason", "reading", "unpredicted_reason", "created_at", "id"),
-        Index("ix_predictions_model_probability", "model_digest", "probability", "id"),
+        Index("ix_predictions_model", "model_digest", "created_at", "id", "probability", "verdict"),
     )
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
@@ -116,15 +117,24 @@ class ReviewRow(Base):
 
 
 class TallyRow(Base):
-    """How many predictions of a day (UTC) are alike in all that agreement, abstention and drift are told by.
+    """How many predictions of a week are alike in all that agreement, abstention and drift are told by.
 
     Kept in the transaction of each prediction and review, so that a year's rates need not count a million
-    rows. `decile` is that of the probability, 0-9; -1 where there is none. Absent values are "".
+    rows. `week` is its first day (UTC): a Monday, or the first of a month that begins within it, so that both
+    weeks and months can be added up. `decile` is that of the probability, 0-9; -1 where there is none.
+    Absent values are "".
     """
 
     __tablename__ = "tallies"
+    __table_args__ = (  # each holds all that its question needs, in the order of its groups
+        Index("ix_tallies_model", "model_digest", "week", "verdict", "decile", "count"),
+        Index(
+            "ix_tallies_device",
+            *("peer_ae_title", "device_model", "week", "reading", "unpredicted_reason", "count"),
+        ),
+    )
 
-    day: Mapped[dt.date] = mapped_column(Date, primary_key=True)
+    week: Mapped[dt.date] = mapped_column(Date, primary_key=True)
     model_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
     peer_ae_title: Mapped[str] = mapped_column(String(16), primary_key=True)
     device_model: Mapped[str] = mapped_column(String(64), primary_key=True)

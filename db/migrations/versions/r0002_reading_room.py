@@ -69,8 +69,10 @@ def _people() -> None:
 
 
 def _exams_and_predictions() -> None:
-    op.add_column("exams", sa.Column("study_date", sa.String(length=8), nullable=False, server_default=""))
-    op.add_column("exams", sa.Column("device_model", sa.String(length=64), nullable=False, server_default=""))
+    for table in ("exams", "instances"):
+        for name, length in (("study_date", 8), ("device_model", 64)):
+            column = sa.Column(name, sa.String(length=length), nullable=False, server_default="")
+            op.add_column(table, column)
     op.add_column("exams", sa.Column("priority", sa.Integer(), nullable=False, server_default="40"))
     op.create_index("ix_exams_study_date", "exams", ["study_date"])
     op.create_index("ix_exams_accession_number", "exams", ["accession_number"])
@@ -84,10 +86,11 @@ def _exams_and_predictions() -> None:
     for name in ("created_at", "model_digest", "reading"):
         op.drop_index(f"ix_predictions_{name}", table_name="predictions")
     op.create_index("ix_predictions_created_at_id", "predictions", ["created_at", "id"])
-    op.create_index("ix_predictions_patient_row_id_id", "predictions", ["patient_row_id", "id"])
+    op.create_index("ix_predictions_patient", "predictions", ["patient_row_id", "created_at", "id"])
     reason = ["reading", "unpredicted_reason", "created_at", "id"]
     op.create_index("ix_predictions_reading_reason", "predictions", reason)
-    op.create_index("ix_predictions_model_probability", "predictions", ["model_digest", "probability", "id"])
+    model = ["model_digest", "created_at", "id", "probability", "verdict"]
+    op.create_index("ix_predictions_model", "predictions", model)
     op.execute(_FROM_EXAMS)
     op.execute(_PRIORITIES)
     op.create_table(
@@ -111,17 +114,20 @@ def _exams_and_predictions() -> None:
     }  # fmt: skip
     op.create_table(
         "tallies",
-        sa.Column("day", sa.Date(), nullable=False),
+        sa.Column("week", sa.Date(), nullable=False),
         *(sa.Column(name, sa.String(length=length), nullable=False) for name, length in texts.items()),
         sa.Column("decile", sa.Integer(), nullable=False),
         sa.Column("verdict", sa.String(length=8), nullable=False),
         sa.Column("count", sa.Integer(), nullable=False),
-        sa.PrimaryKeyConstraint("day", *texts, "decile", "verdict", name="pk_tallies"),
+        sa.PrimaryKeyConstraint("week", *texts, "decile", "verdict", name="pk_tallies"),
     )
+    op.create_index("ix_tallies_model", "tallies", ["model_digest", "week", "verdict", "decile", "count"])
+    device = ["peer_ae_title", "device_model", "week", "reading", "unpredicted_reason", "count"]
+    op.create_index("ix_tallies_device", "tallies", device)
     is_sqlite = op.get_bind().dialect.name == "sqlite"
     op.execute(
         _TALLIES.format(
-            day="date(created_at)" if is_sqlite else "(created_at AT TIME ZONE 'UTC')::date",
+            week=_WEEK_SQLITE if is_sqlite else _WEEK_POSTGRESQL,
             decile="CAST(10 * probability AS INTEGER)"
             if is_sqlite
             else "CAST(floor(10 * probability) AS INTEGER)",
@@ -145,11 +151,17 @@ UPDATE exams SET priority = CASE
     ), 40) END
 """
 
+_WEEK_SQLITE = "max(date(created_at, 'start of month'), date(created_at, '-6 days', 'weekday 1'))"
+_WEEK_POSTGRESQL = """
+    greatest(date_trunc('month', created_at, 'UTC'), date_trunc('week', created_at, 'UTC'))
+    AT TIME ZONE 'UTC'
+"""
+
 _TALLIES = """
 INSERT INTO tallies (
-    day, model_digest, peer_ae_title, device_model, reading, unpredicted_reason, decile, verdict, count
+    week, model_digest, peer_ae_title, device_model, reading, unpredicted_reason, decile, verdict, count
 )
-SELECT {day} AS day, model_digest, peer_ae_title, device_model, reading,
+SELECT {week} AS week, model_digest, peer_ae_title, device_model, reading,
     coalesce(unpredicted_reason, '') AS reason,
     CASE WHEN probability IS NULL THEN -1 WHEN probability >= 1 THEN 9 ELSE {decile} END AS decile,
     '', count(*)

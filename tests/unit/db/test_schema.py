@@ -172,7 +172,7 @@ def test_an_older_database_keeps_its_readings_and_gains_what_is_asked_by(databas
         assert (prediction.patient_row_id, prediction.peer_ae_title) == (7, "TOWER")
         assert prediction.confidence == pytest.approx(0.93)
         (tally,) = session.scalars(select(TallyRow))
-        assert (tally.day, tally.reading, tally.decile, tally.count) == (dt.date(2026, 3, 1), "ibd", 9, 1)
+        assert (tally.week, tally.reading, tally.decile, tally.count) == (dt.date(2026, 3, 1), "ibd", 9, 1)
     database.close()
 
 

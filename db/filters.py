@@ -1,0 +1,51 @@
+"""What stored predictions are asked by: one vocabulary for the command line, the API and the query itself."""
+
+import datetime as dt
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Term = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
+"""PostgreSQL takes no NUL in a text, and answers it with an error."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PredictionFilters(BaseModel):
+    """What predictions must be like; what is not given is not asked. All are of the time of the reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    patient_id: Term | None = Field(None, description="Patient ID, exactly; of any issuer.")
+    issuer_of_patient_id: Term | None = Field(None, description="Issuer of that Patient ID.")
+    since: dt.date | None = Field(None, description="First day of reading, UTC.")
+    until: dt.date | None = Field(None, description="Last day of reading, UTC.")
+    model_version: Term | None = Field(None, description="Version of the model package.")
+    model_digest: Term | None = Field(None, description="Digest of the model package, or its beginning.")
+    recipe_digest: Term | None = Field(None, description="Digest of the cleaning recipe, or its beginning.")
+    reading: Literal["ibd", "healthy", "unpredicted"] | None = Field(
+        None, description="ibd, healthy or unpredicted."
+    )
+    unpredicted_reason: Term | None = Field(None, description="Why it is unpredicted.")
+    min_probability: Share | None = Field(None, description="Least probability of IBD.")
+    max_probability: Share | None = Field(None, description="Highest probability of IBD.")
+    min_confidence: Share | None = Field(None, description="Least confidence of the reading.")
+    max_confidence: Share | None = Field(None, description="Highest confidence of the reading.")
+    verdict: Literal["accepted", "rejected", "none"] | None = Field(
+        None, description="accepted, rejected, or none: nobody has said."
+    )
+    peer: Term | None = Field(None, description="AE title that the exam came from.")
+    device_model: Term | None = Field(None, description="Manufacturer and model of the device.")
+
+    @model_validator(mode="after")
+    def _issuer_is_of_a_patient(self) -> Self:
+        if self.issuer_of_patient_id is not None and self.patient_id is None:
+            raise ValueError("issuer_of_patient_id narrows patient_id, which is missing")
+        return self
+
+
+class PredictionQuery(PredictionFilters):
+    """The filters, and which page of the answer: by `after`, by number, or both."""
+
+    after: Term | None = Field(None, description="`next` of the page before; without it, from the newest.")
+    page: int = Field(1, ge=1, le=1_000_000, description="Number of the page, counted from there on.")
+    limit: int = Field(50, ge=1, le=500, description="Predictions a page.")
