@@ -50,7 +50,7 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
         return
     watch = Stopwatch()
     with watch.step("read"):
-        outcome = _read(node, reader, material.instances)
+        outcome = read_instances(node, reader, material.instances)
     with watch.step("report"):
         now = utc_now()
         panels = make_panels(node, reader, material, outcome)
@@ -132,7 +132,7 @@ def _set_aside(session: Session, exam: ExamRow) -> list[InstanceRow]:
     return list(session.scalars(rows.order_by(InstanceRow.exam_key != exam.exam_key, InstanceRow.id)))
 
 
-def _read(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> Outcome:
+def read_instances(node: Node, reader: FrameReader, instances: Sequence[InstanceRow]) -> Outcome:
     """Read the frames and the patient; the model is not run on what is not all there, or not lower GI."""
     if not instances:
         return Outcome(_unpredicted("no_images"), frames=[], shown=[], is_lower_gi=None)
