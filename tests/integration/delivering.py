@@ -2,7 +2,7 @@
 
 import datetime as dt
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,11 @@ from db.tables import (
 )
 from node.files import FileStore
 from node.house import Node
+from node.records import result_row
+from node.results.key_objects import build_key_objects, build_rejection_note
 from node.results.report import EncodedObject
 from node.results.secondary_capture import build_secondary_capture
+from node.results.structured_report import build_structured_report
 from node.settings import Peer, Settings
 from tests.unit.node.conftest import RowJobs
 from tests.unit.node.results.conftest import LOSSLESS, make_panel, make_report, make_template
@@ -45,6 +48,20 @@ def result(exam_key: str = "key", pages: int = 2) -> EncodedObject:
         exam_key=exam_key,
         timezone="",
     )
+
+
+def whole_result(exam_key: str = "key") -> list[EncodedObject]:
+    """Return a result of every kind: pages, structured report, key objects, and a rejection note."""
+    common: dict[str, Any] = {
+        "template": make_template(), "installation_id": "i", "exam_key": exam_key, "timezone": "",
+    }  # fmt: skip
+    report, sources = make_report(), [LOSSLESS]
+    return [
+        build_secondary_capture(report, sources=sources, **common),
+        build_structured_report(report, sources=sources, **common),
+        build_key_objects(report, sources=sources, **common),
+        build_rejection_note(report, rejected=sources, **common),
+    ]
 
 
 def open_node(folder: Path, database_url: str, *peers: Peer) -> Node:
@@ -73,9 +90,12 @@ class Bench:
         peers = tuple(peer.model_copy(update={"storage_commitment": commitment}) for peer in peers)
         self.node = replace(self.node, settings=self.node.settings.model_copy(update={"peers": peers}))
 
-    def exam(self, encoded: EncodedObject, *ae_titles: str, exam_id: str = "e1") -> list[Claim]:
-        """Write a read exam with its stored result, a delivery and a job a peer; return the claims."""
-        kept = self.node.files.keep_bytes(encoded.data)
+    def exam(
+        self, encoded: EncodedObject | Sequence[EncodedObject], *ae_titles: str, exam_id: str = "e1"
+    ) -> list[Claim]:
+        """Write a read exam with its stored results, a delivery and a job a peer; return the claims."""
+        objects = [encoded] if isinstance(encoded, EncodedObject) else encoded
+        kept = [self.node.files.keep_bytes(each.data) for each in objects]
         now = utc_now()
         with self.node.database.writing() as session:
             session.add(
@@ -85,14 +105,9 @@ class Bench:
                 )
             )  # fmt: skip
             session.flush()
-            session.add(
-                ResultObjectRow(
-                    exam_id=exam_id, kind=encoded.kind, form=encoded.form, item=encoded.item,
-                    sop_instance_uid=encoded.sop_instance_uid, sop_class_uid=encoded.sop_class_uid,
-                    series_instance_uid=encoded.series_instance_uid,
-                    sha256=kept.sha256, size_bytes=kept.size_bytes, created_at=now,
-                )
-            )  # fmt: skip
+            session.add_all(
+                result_row(exam_id, each, stored, now) for each, stored in zip(objects, kept, strict=True)
+            )
             deliveries = [
                 DeliveryRow(
                     exam_id=exam_id, peer_ae_title=title, state="pending",

@@ -64,6 +64,23 @@ def test_a_delayed_job_runs_when_due_and_not_before(database: Database, jobs: Db
     assert due_at <= ran_at[0] < due_at + dt.timedelta(seconds=3)
 
 
+def test_a_job_that_waits_can_be_hastened(database: Database, jobs: DbosJobs, work: Work) -> None:
+    """It waits for a report, an hour at most; the report is acted on when it comes, and once."""
+    claims: list[Claim] = []
+    work(finishing(database, jobs, claims))
+    waiting = enqueue(database, jobs, "close", "a", in_s=3)
+    other = enqueue(database, jobs, "close", "b", in_s=60)
+    with database.writing() as session:
+        jobs.hasten(session, "close", "a")
+        jobs.hasten(session, "close", "nobody")
+    until(lambda: row(database, waiting).state == "done", 2.5)
+    with database.writing() as session:
+        jobs.hasten(session, "close", "a")
+    time.sleep(3)
+    assert [claim.subject_id for claim in claims] == ["a"]
+    assert (row(database, waiting).state, row(database, other).state) == ("done", "queued")
+
+
 def test_a_postponed_job_runs_again_later_and_counts_no_attempt(
     database: Database, jobs: DbosJobs, work: Work
 ) -> None:
