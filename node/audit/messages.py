@@ -35,6 +35,7 @@ USER_CHANGED = _dcm("110137", "User Security Attributes Changed")
 
 APPLICATION, LAUNCHER = _dcm("110150", "Application"), _dcm("110151", "Application Launcher")
 DESTINATION, SOURCE = _dcm("110152", "Destination Role ID"), _dcm("110153", "Source Role ID")
+MEDIA = _dcm("110154", "Destination Media")
 STUDY_UID, SOP_CLASS_UID = _dcm("110180", "Study Instance UID"), _dcm("110181", "SOP Class UID")
 PATIENT_NUMBER: Code = ("2", "RFC-3881", "Patient Number")
 URI: Code = ("12", "RFC-3881", "URI")
@@ -64,15 +65,16 @@ KINDS: Mapping[str, Kind] = {
     "result_delivered": Kind(TRANSFERRED, "C"),
     "exam_read": Kind(ACCESSED, "R"),
     "exam_viewed": Kind(ACCESSED, "R"),
-    "exam_reviewed": Kind(ACCESSED, "U"),
+    "reading_reviewed": Kind(ACCESSED, "U"),
     "exam_replayed": Kind(ACCESSED, "R"),
     "study_moved": Kind(ACCESSED, "U"),
     "quarantine_accepted": Kind(ACCESSED, "U"),
     "quarantine_discarded": Kind(ACCESSED, "D"),
     "instance_purged": Kind(ACCESSED, "D"),
-    "predictions_exported": Kind(EXPORT, "R"),
     "predictions_queried": Kind(QUERY, "E"),
-    "worklist_queried": Kind(QUERY, "E"),
+    "quality_queried": Kind(QUERY, "E"),
+    "worklist_viewed": Kind(QUERY, "E"),
+    "worklist_searched": Kind(QUERY, "E"),
     "user_logged_in": Kind(AUTHENTICATION, "E", LOGIN),
     "user_login_failed": Kind(AUTHENTICATION, "E", LOGIN, "4"),
     "user_logged_out": Kind(AUTHENTICATION, "E", LOGOUT),
@@ -88,6 +90,9 @@ KINDS: Mapping[str, Kind] = {
     "audit_trail_cut": Kind(ALERT, "E", OBJECT_SECURITY_CHANGED, "8"),
 }
 """The events that are sent; the others are steps of our own work."""
+EXPORTED = Kind(EXPORT, "R")
+FILES = ("csv", "parquet")
+"""A query that is answered by a file is an export."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,8 @@ def audit_message(event: Facts, subject: Subject, *, ae_title: str, host: str) -
     kind = KINDS.get(event["event"])
     if kind is None:
         return None
+    if kind.event == QUERY and event["detail"].get("form") in FILES:
+        kind = EXPORTED
     message = ET.Element("AuditMessage")
     identification = ET.SubElement(
         message, "EventIdentification", EventActionCode=kind.action,
@@ -143,6 +150,8 @@ def _add_participants(message: ET.Element, event: Facts, kind: Kind, *, ae_title
         person = _participant(message, actor, theirs if theirs == LAUNCHER else None, is_requestor=True)
         if address := event["detail"].get("address"):
             person.attrib |= {"NetworkAccessPointID": str(address), "NetworkAccessPointTypeCode": "2"}
+    if kind.event == EXPORT:
+        _participant(message, "file", MEDIA, is_requestor=False)
 
 
 def _add_objects(message: ET.Element, event: Facts, kind: Kind, subject: Subject) -> None:

@@ -133,6 +133,13 @@ def test_a_failure_to_log_in_is_a_failure_and_names_where_from() -> None:
     assert (person.get("UserID"), person.get("NetworkAccessPointID")) == ("anna", "192.0.2.7")
 
 
+def test_a_query_that_is_answered_by_a_file_is_an_export() -> None:
+    for form, code in (("json", "110112"), ("csv", "110106"), ("parquet", "110106")):
+        told = message(event("predictions_queried", actor="anna", subject="predictions", form=form))
+        assert breaches(told) == []
+        assert told[0][0].get("csd-code") == code
+
+
 def test_a_step_of_our_own_work_is_no_message() -> None:
     assert audit_message(event("exam_closed"), EXAM, ae_title="ENDONODE", host="host1") is None
 

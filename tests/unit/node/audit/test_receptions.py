@@ -18,7 +18,7 @@ def told(node: Node) -> list[AuditEventRow]:
         return list(session.scalars(events.order_by(AuditEventRow.id)))
 
 
-def bring(send: Sender, association: str, *uids: str, **header: str) -> list[InstanceRow]:
+def bring(send: Sender, association: str, *uids: str, **header: Any) -> list[InstanceRow]:
     rows = [send(uid, **header) for uid in uids]
     with send.node.database.writing() as session:
         ids = [row.id for row in rows]
