@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import Abort, TyperException
 
+from node.cli.audit import audit_app
 from node.cli.opening import Config
 from node.cli.opening import open_configured as _node
 from node.cli.opening import read_settings as _settings
+from node.cli.predictions import predictions, quality, replay
 from node.cli.users import tokens_app, users_app
 
 AsJson = Annotated[bool, typer.Option("--json", help="A JSON array, one object each.")]
@@ -32,6 +34,7 @@ quarantine_app = typer.Typer(help="List, accept or discard objects that contradi
 exams_app = typer.Typer(invoke_without_command=True)
 app.add_typer(exams_app, name="exams")
 app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(audit_app, name="audit")
 app.add_typer(users_app, name="users")
 app.add_typer(tokens_app, name="tokens")
 
@@ -202,6 +205,9 @@ def demo(
 
     raise typer.Exit(run_demo(frames, out))
 
+
+for command in (predictions, quality, replay):
+    app.command()(command)
 
 
 def main() -> None:
