@@ -23,7 +23,8 @@ PAGE = Path(__file__).resolve().parents[3] / "docs" / "exams-json.md"
 KEYS = {
     "": {
         "exam_id", "patient_id", "issuer_of_patient_id", "accession_number", "study_date", "device_model",
-        "priority", "study_uid", "state", "revision", "superseded_by", "verdict", "has_conflict", "peer", "opened_at", "counts", "completeness", "reading",
+        "priority", "study_uid", "state", "revision", "superseded_by", "verdict", "has_conflict", "peer",
+        "opened_at", "counts", "completeness", "reading",
         "unpredicted_reason", "probability", "t", "k", "model", "body_part_stated", "evidence", "unreadable",
         "result_uids", "deliveries", "committed", "error", "seconds",
     },
