@@ -96,7 +96,7 @@ def _act(node: Node, claim: Claim, *, error: str | None = None) -> Question | No
         elif not waiting and "refused" in by_state:
             give_up(session, node, claim, delivery, _told(session, delivery, by_state["refused"]))
         elif not waiting:
-            conclude(session, node, claim, delivery, committed=True)
+            conclude(session, node, claim, delivery, committed=bool(by_state) or None)
         else:
             return _ask_or_wait(session, node, claim, delivery, waiting=waiting, error=error)
         return None
@@ -124,7 +124,10 @@ def _ask_or_wait(
         for row in waiting:
             row.state = "unconfirmed"
         delivery.state = "unconfirmed"
-        delivery.last_error = error or f"{delivery.peer_ae_title}: no report on storage commitment in time"
+        delivery.last_error = error or (
+            f"{delivery.peer_ae_title}: no report on storage commitment in time; "
+            f"`endonode retry {delivery.exam_id}` asks again"
+        )
         record(session, "delivery_unconfirmed", delivery.exam_id, peer=delivery.peer_ae_title)
         node.jobs.finish(session, claim)
         log.error("delivery_unconfirmed", exam_id=delivery.exam_id, peer=delivery.peer_ae_title)

@@ -40,7 +40,7 @@ from node.dicom.scp import Receiver
 from node.listing import list_exams
 from node.retry import retry_exam
 from node.settings import Peer
-from tests.integration.delivering import BOTH, SINGLE, Archive, Bench, bench, down, open_node, result
+from tests.integration.delivering import BOTH, MULTI, SINGLE, Archive, Bench, bench, down, open_node, result
 from tests.integration.receiving import RawPeer, command, fragment, free_port
 
 __all__ = ["bench"]
@@ -97,6 +97,7 @@ class Pacs:
 
     def __init__(self, *treats: Treat) -> None:
         self.archive = Archive()
+        self.on_store: Callable[[evt.Event], int] = self.archive
         self.asked: list[Dataset] = []
         self.treats = list(treats)
 
@@ -118,7 +119,7 @@ class Pacs:
             ae.add_supported_context(uid, [ExplicitVRLittleEndian])
         if self.treats:
             ae.add_supported_context(StorageCommitmentPushModel)
-        handlers = [(evt.EVT_C_STORE, self.archive), (evt.EVT_N_ACTION, self._on_action)]
+        handlers = [(evt.EVT_C_STORE, self.on_store), (evt.EVT_N_ACTION, self._on_action)]
         server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
         try:
             yield Peer(ae_title="PACS", host="127.0.0.1", port=server.server_address[1])
@@ -337,6 +338,25 @@ def test_only_what_is_missing_is_sent_again_and_asked_about(bench: Bench, reason
     assert all(len(set(copies)) == 1 for copies in pacs.archive.held.values())
     assert [len(asked.ReferencedSOPSequence) for asked in pacs.asked] == [3, 1]
     assert pacs.asked[0].TransactionUID != pacs.asked[1].TransactionUID
+
+
+def test_what_is_lost_and_then_refused_is_replaced_by_its_lower_form(bench: Bench) -> None:
+    """The archive was changed meanwhile; what it no longer takes is not asked about for ever."""
+    pacs = Pacs(failing(0x0112), at_once)
+    archive = pacs.archive
+
+    def once(event: evt.Event) -> int:
+        is_refused = event.request.AffectedSOPClassUID == MULTI and archive.held
+        return 0xA900 if is_refused else archive(event)
+
+    pacs.on_store = once
+    (claim,) = bench.exam(result(pages=2), "PACS")
+    with pacs.running() as peer:
+        bench.peers(peer, commitment="auto")
+        work(bench)
+    assert (bench.delivery(claim).committed, bench.exam_row().state) == (True, "delivered")
+    assert object_states(bench) == ["committed", "committed"]
+    assert bench.forms() == {"single_frame"}
 
 
 def test_what_is_lost_again_and_again_is_a_dead_letter_in_the_end(bench: Bench) -> None:

@@ -10,8 +10,7 @@ from db.tables import DeliveredObjectRow, PeerMemoryRow, ResultObjectRow
 from node.check import check
 from node.delivery import deliver
 from node.listing import list_exams
-from node.results.key_objects import KEY_OBJECT_SELECTION
-from node.results.structured_report import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
+from node.results.iod import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, KEY_OBJECT_SELECTION
 from node.retry import retry_exam
 from node.settings import Peer
 from tests.integration.delivering import MULTI, SINGLE, Archive, Bench, bench, whole_result
