@@ -47,27 +47,17 @@ def print_predictions(page: dict[str, Any]) -> None:
     """Print one row a prediction; below, how many there are in all and how to go on."""
     console = _console()
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in (
-        "read at",
-        "exam",
-        "rev.",
-        "patient",
-        "reading",
-        "prob.",
-        "verdict",
-        "model",
-        "peer",
-        "device",
-    ):
-        is_whole = name in {*RIGHT, "exam", "read at"}
+    for name in ("read at", "exam", "rev.", "patient", "reading", "prob.", "verdict", "from"):
+        is_whole = name in {*RIGHT, "exam", "read at", "verdict"}
         table.add_column(
-            name, justify="right" if name in RIGHT else "left", no_wrap=is_whole, overflow="fold"
-        )
+            name, justify="right" if name in RIGHT else "left", no_wrap=is_whole, overflow="fold",
+            min_width=16 if name == "reading" else None,
+        )  # fmt: skip
     for found in page["predictions"]:
         cells = (
             found["created_at"][:16].replace("T", " "), found["exam_id"], str(found["revision"]),
             _patient(found), _reading(found), _probability(found), found["verdict"] or "",
-            found["model_version"], found["peer"], found["device_model"],
+            f"{found['peer']} {found['device_model']}",
         )  # fmt: skip
         table.add_row(*(Text(_printable(cell)) for cell in cells))
     if page["predictions"]:
