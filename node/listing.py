@@ -157,9 +157,11 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
                 {"sop_instance_uid": uid, "frame_number": number, "text": text}
                 for uid, number, text in unreadable[exam.id]
             ],
-            # of each kind the forms that some peer has; all where none has any yet
+            # of each kind the forms that some peer has; all where none has any yet, but for a rejection note
             "result_uids": [
-                uid for uid, kind, form in results[exam.id] if kind not in begun or (kind, form) in stored
+                uid
+                for uid, kind, form in results[exam.id]
+                if kind not in {*begun, "rn"} or (kind, form) in stored
             ],
             "deliveries": [
                 {

@@ -64,8 +64,9 @@ def test_three_studies_are_answered(
         assert exam["error"] is None
         held = orthanc.instances(study)
         assert set(held) == set(exam["result_uids"])
-        (result,) = held.values()
+        result = next(each for each in held.values() if each["Modality"] == "OT")
         assert result["SOPClassUID"] == MULTI_FRAME_TRUE_COLOUR_SC
+        assert {each["Modality"] for each in held.values()} == {"OT", "SR", "KO"}
         returned = orthanc.file(result["id"])
         (stored,) = [
             path for path in (node.folder / "store" / "objects").rglob("*")
@@ -114,8 +115,10 @@ def test_own_results_sent_back_start_nothing(start_pair: Callable[..., Pair], st
     study = "1.2.826.0.2.3"
     assert dcmsend(node.port, studies.write(study, studies.of("uc"), patient_id="A")).returncode == 0
     node.wait_delivered([study], 40)
-    (result,) = orthanc.instances(study).values()
-    orthanc.post("/modalities/node/store", {"Resources": [result["id"]], "Synchronous": True})
+    held = orthanc.instances(study).values()
+    for each in held:
+        orthanc.post("/modalities/node/store", {"Resources": [each["id"]], "Synchronous": True})
+    result = next(each for each in held if each["Modality"] == "OT")
     recompressed = orthanc.post_bytes(
         f"/instances/{result['id']}/modify", {"Transcode": "1.2.840.10008.1.2.4.50", "Force": True}
     )

@@ -53,6 +53,9 @@ def test_what_cannot_be_read_fails_in_sight_and_is_read_once_mended(node: Node) 
             with node.database.reading() as session:
                 job = session.scalars(select(JobRow).where(JobRow.kind == "read")).one()
             assert (job.state, job.attempts, job.last_error) == ("buried", 3, exam.error_text)
+            with node.database.reading() as session:
+                told = session.scalars(select(JobRow.subject_id).where(JobRow.kind == "state_failure")).all()
+            assert told == [exam.id]
             path.write_bytes(data)
             assert retry_exam(node, exam.id) == "read"
             until(lambda: only_exam(node).state in ("read", "delivering"))
