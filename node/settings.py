@@ -70,6 +70,9 @@ class Peer(Table):
         default=("127.0.0.1",), description="Addresses or networks (CIDR) from which this peer may call us."
     )
     may_send: bool = Field(default=True, description="Whether the peer may store objects here.")
+    may_query: bool = Field(
+        default=True, description="Whether the peer may query (C-FIND) and retrieve (C-MOVE, C-GET) here."
+    )
     receives_results: bool = Field(default=False, description="Whether results are sent to this peer.")
     results: tuple[Literal["sc", "sr", "ko"], ...] = Field(
         default=("sc", "sr", "ko"),

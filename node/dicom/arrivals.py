@@ -20,9 +20,9 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
 
 from node.dicom.commands import C_STORE_RQ, BreachError, StoreRequest, file_meta, read_command, store_answer
+from node.dicom.contexts import NOT_STORAGE
 from node.dicom.transport import WAIT_S
 from node.dicom.walk import DOES_NOT_MATCH
 from node.errors import NodeError, ReceivedObjectError, StorageFullError
@@ -164,10 +164,9 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         self._message_bytes = 0
 
     def get_msg(self, block: bool = False) -> Any:  # noqa: FBT001, FBT002 - pynetdicom's signature
-        """Return the next message, waiting a moment for it, or ``(None, None)``."""
-        del block
+        """Return the next message, or ``(None, None)``; unless an answer is waited for, after a moment."""
         try:
-            return self.msg_queue.get(timeout=WAIT_S)
+            return self.msg_queue.get(timeout=self.dimse_timeout if block else WAIT_S)
         except queue.Empty:
             return None, None
 
@@ -178,8 +177,8 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         return not is_coming and self.msg_queue.empty()
 
     def send_msg(self, primitive: Any, context_id: int) -> None:
-        """Send an answer; only then is its object done with."""
-        if isinstance(primitive, C_STORE):
+        """Send a message; only once it is answered is an object done with."""
+        if isinstance(primitive, C_STORE) and primitive.MessageIDBeingRespondedTo is not None:
             self.dul.send_pdu(store_answer(primitive, context_id))
         else:
             super().send_msg(primitive, context_id)
@@ -240,7 +239,7 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
 
     def _begin(self, context_id: int, request: StoreRequest) -> None:
         context = next((c for c in self.assoc.accepted_contexts if c.context_id == context_id), None)
-        if context is None or context.abstract_syntax in (Verification, StorageCommitmentPushModel):
+        if context is None or not context.as_scp or context.abstract_syntax in NOT_STORAGE:
             raise BreachError("C-STORE outside of an accepted storage context")
         if not request.AffectedSOPClassUID or not request.AffectedSOPInstanceUID:
             raise BreachError("C-STORE names no object")

@@ -5,9 +5,20 @@ syntaxes those of PS3.5 8.2, 10 and annex A. JPEG XL, JPEG 2000 multi-component,
 not here: no decoder of ours reads them.
 """
 
+from collections.abc import Collection
+
 from pydicom import uid
 from pynetdicom.presentation import PresentationContext, build_context
-from pynetdicom.sop_class import StorageCommitmentPushModel, Verification
+from pynetdicom.sop_class import (
+    PatientRootQueryRetrieveInformationModelFind,
+    PatientRootQueryRetrieveInformationModelGet,
+    PatientRootQueryRetrieveInformationModelMove,
+    StorageCommitmentPushModel,
+    StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelGet,
+    StudyRootQueryRetrieveInformationModelMove,
+    Verification,
+)
 
 from node.settings import Settings
 
@@ -60,6 +71,22 @@ OTHER_CLASSES: tuple[str, ...] = (
     uid.GeneralAudioWaveformStorage,
 )  # fmt: skip
 
+EMITTED_CLASSES: tuple[str, ...] = (
+    uid.MultiFrameTrueColorSecondaryCaptureImageStorage, uid.SecondaryCaptureImageStorage,
+    uid.Comprehensive3DSRStorage, uid.ComprehensiveSRStorage, uid.KeyObjectSelectionDocumentStorage,
+)  # fmt: skip
+
+EMITTED_SYNTAXES: tuple[str, ...] = (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian)
+
+QUERY_CLASSES: tuple[str, ...] = (
+    # PS3.4 table C.6.1.3-1, C.6.2.3-1
+    PatientRootQueryRetrieveInformationModelFind, PatientRootQueryRetrieveInformationModelMove,
+    PatientRootQueryRetrieveInformationModelGet, StudyRootQueryRetrieveInformationModelFind,
+    StudyRootQueryRetrieveInformationModelMove, StudyRootQueryRetrieveInformationModelGet,
+)  # fmt: skip
+
+NOT_STORAGE = frozenset({Verification, StorageCommitmentPushModel, *QUERY_CLASSES})
+
 
 def echo_contexts() -> list[PresentationContext]:
     """Return what every known peer is offered: Verification (PS3.4 annex A)."""
@@ -88,3 +115,32 @@ def storage_contexts(settings: Settings) -> list[PresentationContext]:
         read = {*rule.sop_classes, *rule.sop_classes_by_modality}
         classes = tuple(sop_class for sop_class in IMAGE_CLASSES + OTHER_CLASSES if sop_class in read)
     return [build_context(sop_class, list(TRANSFER_SYNTAXES)) for sop_class in classes]
+
+
+def query_contexts() -> list[PresentationContext]:
+    """Return what a peer that may query is offered: C-FIND, C-MOVE and C-GET (PS3.4 C.5.1)."""
+    return [build_context(sop_class, list(EMITTED_SYNTAXES)) for sop_class in QUERY_CLASSES]
+
+
+def retrieval_contexts(
+    stored: list[PresentationContext], roles: Collection[str]
+) -> list[PresentationContext]:
+    """Return what may be stored here, and what we emit where the requestor proposes a role for it.
+
+    A C-GET is answered on its own association, where the requestor is SCP of what it gets (PS3.4 C.5.3, PS3.7
+    D.3.3.4). What is not in `stored` is given only: without a role, a context would mean that it is taken.
+
+    Parameters
+    ----------
+    roles
+        SOP classes for which the requestor proposes roles.
+    """
+    taken = {context.abstract_syntax for context in stored}
+    for context in stored:
+        if context.abstract_syntax in EMITTED_CLASSES:
+            context.scu_role, context.scp_role = True, True
+    given = [build_context(each, list(EMITTED_SYNTAXES)) for each in EMITTED_CLASSES if each in roles]
+    given = [context for context in given if context.abstract_syntax not in taken]
+    for context in given:
+        context.scu_role, context.scp_role = False, True
+    return [*stored, *given]

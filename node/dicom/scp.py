@@ -7,18 +7,28 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
 import structlog
 from pydicom import Dataset
 from pynetdicom import AE, _config, evt
+from pynetdicom.presentation import PresentationContext
 
 from node.commitment_reports import take_report
 from node.dicom.arrivals import Arrival, StoreMessages
 from node.dicom.commitment import answer_report
-from node.dicom.contexts import commitment_contexts, echo_contexts, storage_contexts
+from node.dicom.contexts import (
+    commitment_contexts,
+    echo_contexts,
+    query_contexts,
+    retrieval_contexts,
+    storage_contexts,
+)
+from node.dicom.find_scp import answer_find
 from node.dicom.header import peek_study_instance_uid
+from node.dicom.retrieve_scp import Retrieval
 from node.dicom.transport import Acceptor, Listener, reject
 from node.dicom.walk import DOES_NOT_MATCH
 from node.errors import ReceivedObjectError, SettingsError, StorageError
@@ -53,7 +63,6 @@ class Receiver:
         self._take_report = functools.partial(take_report, node)
         self._networks = {peer.ae_title: _networks(peer) for peer in settings.peers}
         self._for_all = [*echo_contexts(), *commitment_contexts()]
-        self._for_senders = [*self._for_all, *storage_contexts(settings)]
         self._ae = AE(settings.ae_title)
         self._ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         self._ae.acse_timeout = settings.pdu_timeout_s
@@ -137,6 +146,8 @@ class Receiver:
         acceptor.bind(evt.EVT_REQUESTED, self._on_requested)
         acceptor.bind(evt.EVT_ABORTED, self._on_aborted)
         acceptor.bind(evt.EVT_C_STORE, self._on_store)
+        acceptor.bind(evt.EVT_C_FIND, answer_find, [self._node])
+        acceptor.serve_retrieval = functools.partial(_retrieve, self._node, acceptor)
         acceptor.bind(evt.EVT_N_EVENT_REPORT, answer_report, [self._take_report])
         return acceptor
 
@@ -163,7 +174,7 @@ class Receiver:
         elif peer is None or not any(caller in network for network in self._networks[calling]):
             reason, rejection = "calling_ae_title", CALLING_AE_UNKNOWN
         else:
-            assoc.acceptor.supported_contexts = self._for_senders if peer.may_send else self._for_all
+            assoc.acceptor.supported_contexts = self._offered(peer, assoc.requestor.role_selection)
             log.info("association_accepted", calling_ae_title=calling, peer_address=str(caller))
             return
         log.warning(
@@ -172,6 +183,12 @@ class Receiver:
         )  # fmt: skip
         assoc.acse.send_reject(*rejection)
         assoc.kill()
+
+    def _offered(self, peer: Peer, roles: Mapping[str, Any]) -> list[PresentationContext]:
+        stored = storage_contexts(self._node.settings) if peer.may_send else []
+        if peer.may_query:
+            stored = [*query_contexts(), *retrieval_contexts(stored, roles)]
+        return [*self._for_all, *stored]
 
     def _on_aborted(self, event: evt.Event) -> None:
         log.warning("association_aborted", peer_address=event.assoc.requestor.address)
@@ -231,6 +248,10 @@ class Receiver:
                             arriving[arrival.token] = study_instance_uid
             self._inbox.beat(arriving)
         self._inbox.beat({})
+
+
+def _retrieve(node: Node, acceptor: Acceptor, request: Any, context: PresentationContext) -> None:
+    Retrieval(node, acceptor, request, context).serve()
 
 
 def _address(text: str) -> IPv4Address | IPv6Address:

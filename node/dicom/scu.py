@@ -106,11 +106,11 @@ def send(
         Anything else; what `on_answer` told of before is stored nevertheless.
     """
     _config.STORE_SEND_CHUNKED_DATASET = True
-    offered = {(each.sop_class_uid, syntax) for each in objects for syntax in _offered_syntaxes(each)}
+    offered = {(each.sop_class_uid, syntax) for each in objects for syntax in offered_syntaxes(each)}
     contexts = [build_context(sop_class_uid, syntax) for sop_class_uid, syntax in sorted(offered)]
     with open_association(peer, settings, contexts, settings.network_timeout_s) as assoc:
         for outgoing in objects:
-            status = _store(assoc, peer, outgoing, settings.network_timeout_s)
+            status = store(assoc, peer, outgoing, settings.network_timeout_s)
             on_answer(outgoing.sop_instance_uid, status)
 
 
@@ -256,21 +256,36 @@ def _expect_established(peer: Peer, assoc: Association) -> None:
     raise SendError(f"{named(peer)}: no association within the time allowed; is the peer up?")
 
 
-def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float) -> int:
-    """Send one object; return the status, where it means that the peer has stored it."""
+def store(
+    assoc: Association,
+    peer: Peer,
+    outgoing: Outgoing,
+    timeout_s: float,
+    *,
+    originator: tuple[str | None, int | None] = (None, None),
+) -> int:
+    """Send one object; return the status, where it means that the peer has stored it.
+
+    `originator` is the AE title and Message ID of the C-MOVE that it is part of. Errors as in `send`.
+    """
     size_bytes = outgoing.path.stat().st_size
     assoc.dimse_timeout = timeout_s + math.ceil(size_bytes / SLOWEST_BYTES_PER_S)
     syntaxes = {
         context.transfer_syntax[0]
         for context in assoc.accepted_contexts
-        if context.abstract_syntax == outgoing.sop_class_uid
+        if context.abstract_syntax == outgoing.sop_class_uid and context.as_scu
     }
-    if syntaxes.isdisjoint(_offered_syntaxes(outgoing)):
+    if syntaxes.isdisjoint(offered_syntaxes(outgoing)):
         raise RefusedError(f"{named(peer)}: {UID(outgoing.sop_class_uid).name} is not accepted there")
     if not assoc.is_established:
         raise SendError(f"{named(peer)}: the association ended before {outgoing.sop_instance_uid} was sent")
     as_stored = outgoing.transfer_syntax_uid in syntaxes
-    answer = assoc.send_c_store(outgoing.path if as_stored else _as_implicit(outgoing.path))
+    title, message_id = originator
+    answer = assoc.send_c_store(
+        outgoing.path if as_stored else _as_implicit(outgoing.path),
+        originator_aet=title,
+        originator_id=message_id,
+    )
     status = answer.get("Status")
     if status == 0:
         return 0
@@ -287,7 +302,8 @@ def _store(assoc: Association, peer: Peer, outgoing: Outgoing, timeout_s: float)
     raise SendError(message)
 
 
-def _offered_syntaxes(outgoing: Outgoing) -> tuple[str, ...]:
+def offered_syntaxes(outgoing: Outgoing) -> tuple[str, ...]:
+    """Return the transfer syntaxes in which an object can be sent."""
     if outgoing.transfer_syntax_uid == ExplicitVRLittleEndian:
         return ExplicitVRLittleEndian, ImplicitVRLittleEndian
     return (outgoing.transfer_syntax_uid,)

@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 from pynetdicom import AE, evt
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.dul import DULServiceProvider
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
@@ -236,6 +237,7 @@ class Acceptor(Association):  # type: ignore[misc]  # pynetdicom has no types
     ) -> None:
         super().__init__(ae, "acceptor")
         self._on_end = on_end
+        self.serve_retrieval: Callable[[Any, Any], None] | None = None
         self.dul = UpperLayer(self)
         self.acse_timeout = ae.acse_timeout  # both are also set on the upper layer, which is another now
         self.network_timeout = ae.network_timeout
@@ -261,11 +263,23 @@ class Acceptor(Association):  # type: ignore[misc]  # pynetdicom has no types
             self._on_end(self)
 
     def _serve_request(self, message: Any, context_id: int) -> None:
-        """Serve requests one by one: pynetdicom would give each N-EVENT-REPORT a thread."""
-        if threading.current_thread() is self:
-            super()._serve_request(message, context_id)
-        else:
+        """Serve requests one by one: pynetdicom would give each N-EVENT-REPORT a thread.
+
+        Retrievals are served by `serve_retrieval`, given request and context, where that is set.
+        """
+        if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, message))
+        elif isinstance(message, C_MOVE | C_GET) and self.serve_retrieval is not None:
+            context = self._accepted_cx.get(context_id)
+            if context is None or context.abstract_syntax != message.AffectedSOPClassUID:
+                self.abort()
+                return
+            self.dimse.cancel_req = {}
+            self._is_paused = True  # as pynetdicom does for services that send requests of their own
+            self.serve_retrieval(message, context)
+            self._is_paused = False
+        else:
+            super()._serve_request(message, context_id)
 
 
 def _wake_on_change(event: evt.Event) -> None:
