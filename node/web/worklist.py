@@ -25,6 +25,7 @@ router = APIRouter()
 
 PAGE = 50
 MOST_FOUND = 200
+FEW = 1000
 PRIORITIES = {
     IBD: "IBD pattern found",
     FAILED: "Failed: a person is needed",
@@ -32,6 +33,12 @@ PRIORITIES = {
     IN_PROGRESS: "On the way",
     HEALTHY: "No IBD pattern found",
 }
+
+POSSIBLE = {
+    "ibd": (IBD, FAILED), "healthy": (HEALTHY, FAILED), "unpredicted": (UNPREDICTED, FAILED),
+    "none": (IN_PROGRESS, FAILED),
+}  # fmt: skip
+"""Priorities that an exam of a reading may have: what fails on its way out keeps its reading."""
 
 
 def _day(value: str) -> str:
@@ -124,15 +131,20 @@ def find(session: Session, sought: str) -> Exams:
 def list_page(session: Session, node: Node, asked: Asked) -> Listed:
     """Return a page; in order of priority one priority after another, as their index has them."""
     wanted = _exams().where(*_conditions(node, asked))
+    few = _few(session, asked)
+    if few is not None:
+        wanted = wanted.where(ExamRow.id.in_(few))
+    of_priority = ExamRow.priority if few is None else func.coalesce(ExamRow.priority, 0)
     key = asked.after.split("~")
     at = dt.datetime.fromisoformat(key[1]) if asked.after else None
     is_oldest = asked.sort == "oldest"
     order = tuple_(ExamRow.opened_at, ExamRow.id)
     rows: list[Row[ExamRow, str, PredictionRow]] = []
-    for priority in sorted(PRIORITIES) if asked.sort == "priority" else [None]:
+    priorities = POSSIBLE.get(asked.reading, PRIORITIES)
+    for priority in sorted(priorities) if asked.sort == "priority" else [None]:
         if len(rows) > PAGE or (priority is not None and asked.after and priority < int(key[0])):
             continue
-        part = wanted if priority is None else wanted.where(ExamRow.priority == priority)
+        part = wanted if priority is None else wanted.where(of_priority == priority)
         if at is not None and priority in (None, int(key[0])):
             last = tuple_(at, key[2])
             part = part.where(order > last if is_oldest else order < last)
@@ -154,6 +166,27 @@ def _exams() -> Select[ExamRow, str, PredictionRow]:
         .outerjoin(PredictionRow, PredictionRow.exam_id == ExamRow.id)
         .where(func.coalesce(ExamRow.superseded_by, "") == "")
     )
+
+
+def _few(session: Session, asked: Asked) -> list[str] | None:
+    """Return the ids that a filter leaves where they are few: else all exams were gone through for them.
+
+    What is not reviewed has no verdict, or no reading at all, and then failed or is on its way.
+    """
+    found: list[Select[str]] = []
+    if asked.review != "all":
+        verdict = None if asked.review == "open" else asked.review
+        found.append(select(PredictionRow.exam_id).where(PredictionRow.verdict.is_not_distinct_from(verdict)))
+    if asked.review == "open":
+        found.append(select(ExamRow.id).where(ExamRow.priority.in_((FAILED, IN_PROGRESS))))
+    if asked.state and asked.review == "all":
+        found.append(select(ExamRow.id).where(ExamRow.state == asked.state))
+    ids: list[str] = []
+    for query in found:
+        ids += session.scalars(query.limit(FEW + 1 - len(ids)))
+        if len(ids) > FEW:
+            return None
+    return ids if found else None
 
 
 def _conditions(node: Node, asked: Asked) -> list[ColumnElement[bool]]:
