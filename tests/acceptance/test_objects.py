@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.uid import UID
 
 from node.demo.painting import paint_frame
 from node.demo.wrapping import wrap
@@ -115,7 +116,7 @@ def study_of(character_set: str | None, name: bytes, folder: Path) -> dict[str, 
         ds = dcmread(io.BytesIO(still(number)))
         ds.StudyInstanceUID = study
         ds.SeriesInstanceUID = derive_uid(study, "series")
-        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = derive_uid(study, number)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = UID(derive_uid(study, number))
         ds.PatientID = f"P-{study[-8:]}"
         del ds.SpecificCharacterSet
         if character_set is not None:

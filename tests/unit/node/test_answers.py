@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
+from pydicom.uid import UID
 from sqlalchemy import select
 
 from db.tables import AuditEventRow, DeliveryRow, ExamRow, JobRow, PredictionRow, ResultObjectRow
@@ -27,8 +28,8 @@ from pipeline.clean.recipe import DEFAULT
 from tests.unit.node.conftest import ClaimOf, Sender
 from tests.unit.node.test_reading import STUDY, close, exam_of, keep, rows
 
-MULTI_FRAME_SC, VIDEO = "1.2.840.10008.5.1.4.1.1.7.4", "1.2.840.10008.5.1.4.1.1.77.1.1.1"
-H264, EXPLICIT = "1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.1"
+MULTI_FRAME_SC, VIDEO = UID("1.2.840.10008.5.1.4.1.1.7.4"), UID("1.2.840.10008.5.1.4.1.1.77.1.1.1")
+H264, EXPLICIT = UID("1.2.840.10008.1.2.4.102"), UID("1.2.840.10008.1.2.1")
 ROWS, COLUMNS, RATE = 288, 352, 4
 
 
@@ -81,7 +82,7 @@ def saved(ds: Any) -> bytes:
 
 def objects(node: Node, exam: ExamRow) -> dict[str, Dataset]:
     """Return kind -> dataset of an exam revision's results."""
-    found = {}
+    found: dict[str, Dataset] = {}
     for row in rows(node, ResultObjectRow):
         if row.exam_id == exam.id:
             with node.files.open(row.sha256) as file:
@@ -146,7 +147,8 @@ def test_a_later_revision_names_and_rejects_what_it_replaces(
     second = close(node, claim_of)
     read_exam(node, reader, second)
     replaced, made = (objects(node, exam_of(node, claim)) for claim in (first, second))
-    assert (replaced.keys(), made.keys()) == ({"sc", "sr", "ko"}, {"sc", "sr", "ko", "rn"})
+    assert replaced.keys() == {"sc", "sr", "ko"}
+    assert made.keys() == {"sc", "sr", "ko", "rn"}
     (study,) = made["sr"].PredecessorDocumentsSequence
     (item,) = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert item.ReferencedSOPInstanceUID == replaced["sr"].SOPInstanceUID
