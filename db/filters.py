@@ -15,26 +15,30 @@ class PredictionFilters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    patient_id: Term | None = Field(None, description="Patient ID, exactly; of any issuer.")
-    issuer_of_patient_id: Term | None = Field(None, description="Issuer of that Patient ID.")
-    since: dt.date | None = Field(None, description="First day of reading, UTC.")
-    until: dt.date | None = Field(None, description="Last day of reading, UTC.")
-    model_version: Term | None = Field(None, description="Version of the model package.")
-    model_digest: Term | None = Field(None, description="Digest of the model package, or its beginning.")
-    recipe_digest: Term | None = Field(None, description="Digest of the cleaning recipe, or its beginning.")
+    patient_id: Term | None = Field(default=None, description="Patient ID, exactly; of any issuer.")
+    issuer_of_patient_id: Term | None = Field(default=None, description="Issuer of that Patient ID.")
+    since: dt.date | None = Field(default=None, description="First day of reading, UTC.")
+    until: dt.date | None = Field(default=None, description="Last day of reading, UTC.")
+    model_version: Term | None = Field(default=None, description="Version of the model package.")
+    model_digest: Term | None = Field(
+        default=None, description="Digest of the model package, or its beginning."
+    )
+    recipe_digest: Term | None = Field(
+        default=None, description="Digest of the cleaning recipe, or its beginning."
+    )
     reading: Literal["ibd", "healthy", "unpredicted"] | None = Field(
-        None, description="ibd, healthy or unpredicted."
+        default=None, description="ibd, healthy or unpredicted."
     )
-    unpredicted_reason: Term | None = Field(None, description="Why it is unpredicted.")
-    min_probability: Share | None = Field(None, description="Least probability of IBD.")
-    max_probability: Share | None = Field(None, description="Highest probability of IBD.")
-    min_confidence: Share | None = Field(None, description="Least confidence of the reading.")
-    max_confidence: Share | None = Field(None, description="Highest confidence of the reading.")
+    unpredicted_reason: Term | None = Field(default=None, description="Why it is unpredicted.")
+    min_probability: Share | None = Field(default=None, description="Least probability of IBD.")
+    max_probability: Share | None = Field(default=None, description="Highest probability of IBD.")
+    min_confidence: Share | None = Field(default=None, description="Least confidence of the reading.")
+    max_confidence: Share | None = Field(default=None, description="Highest confidence of the reading.")
     verdict: Literal["accepted", "rejected", "none"] | None = Field(
-        None, description="accepted, rejected, or none: nobody has said."
+        default=None, description="accepted, rejected, or none: nobody has said."
     )
-    peer: Term | None = Field(None, description="AE title that the exam came from.")
-    device_model: Term | None = Field(None, description="Manufacturer and model of the device.")
+    peer: Term | None = Field(default=None, description="AE title that the exam came from.")
+    device_model: Term | None = Field(default=None, description="Manufacturer and model of the device.")
 
     @model_validator(mode="after")
     def _issuer_is_of_a_patient(self) -> Self:
@@ -46,6 +50,8 @@ class PredictionFilters(BaseModel):
 class PredictionQuery(PredictionFilters):
     """The filters, and which page of the answer: by `after`, by number, or both."""
 
-    after: Term | None = Field(None, description="`next` of the page before; without it, from the newest.")
-    page: int = Field(1, ge=1, le=1_000_000, description="Number of the page, counted from there on.")
-    limit: int = Field(50, ge=1, le=500, description="Predictions a page.")
+    after: Term | None = Field(
+        default=None, description="`next` of the page before; without it, from the newest."
+    )
+    page: int = Field(default=1, ge=1, le=1_000_000, description="Number of the page, counted from there on.")
+    limit: int = Field(default=50, ge=1, le=500, description="Predictions a page.")

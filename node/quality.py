@@ -2,11 +2,11 @@
 
 import datetime as dt
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import case, func, select
+from sqlalchemy import ColumnElement, case, func, select
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import QueryableAttribute
 
@@ -80,9 +80,7 @@ def ask_quality(
 def agreement(session: Session, months: Months = (None, None)) -> tuple[Agreement, ...]:
     """Return, by model and month, what reviewers said."""
     verdicts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
-    for digest, week, verdict, _, count in _by(
-        session, TallyRow.model_digest, TallyRow.week, TallyRow.verdict
-    ):
+    for digest, week, verdict, count in _by(session, TallyRow.model_digest, TallyRow.week, TallyRow.verdict):
         verdicts[digest, _month(week)][verdict] += count
     return tuple(
         Agreement(
@@ -103,7 +101,8 @@ def abstention_by_device(session: Session, months: Months = (None, None)) -> tup
     readings: Counter[tuple[str, str, str]] = Counter()
     unpredicted: Counter[tuple[str, str, str]] = Counter()
     device = TallyRow.peer_ae_title, TallyRow.device_model
-    for peer, model, day, abstained, count in _by(session, *device, TallyRow.week):
+    of_them = func.sum(case((TallyRow.reading == "unpredicted", TallyRow.count), else_=0))
+    for peer, model, day, abstained, count in _by(session, *device, TallyRow.week, of=[of_them]):
         if is_within(_month(day), months):
             year, week, _ = day.isocalendar()
             key = peer, model, f"{year:04}-W{week:02}"
@@ -118,7 +117,7 @@ def abstention_by_device(session: Session, months: Months = (None, None)) -> tup
 def abstention_by_reason(session: Session, months: Months = (None, None)) -> tuple[Reason, ...]:
     """Return how many were unpredicted by month and reason."""
     reasons: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for week, reason, _, count in _by(session, TallyRow.week, TallyRow.unpredicted_reason):
+    for week, reason, count in _by(session, TallyRow.week, TallyRow.unpredicted_reason):
         reasons[_month(week)][reason] += count
     return tuple(
         Reason(month, reason, count, count / found.total())
@@ -134,7 +133,7 @@ def score_drift(
 ) -> tuple[Drift, ...]:
     """Return, model by model, how far the distribution of the probability lies from the reference's."""
     scores: defaultdict[str, defaultdict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
-    for digest, week, decile, _, count in _by(session, TallyRow.model_digest, TallyRow.week, TallyRow.decile):
+    for digest, week, decile, count in _by(session, TallyRow.model_digest, TallyRow.week, TallyRow.decile):
         if decile >= 0:
             scores[digest][_month(week)][str(decile)] += count
     parts = [str(decile) for decile in range(10)]
@@ -147,17 +146,18 @@ def device_drift(
 ) -> tuple[Drift, ...]:
     """Return how far the mix of devices, of all peers, lies from the reference's."""
     devices: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for model, week, _, count in _by(session, TallyRow.device_model, TallyRow.week):
+    for model, week, count in _by(session, TallyRow.device_model, TallyRow.week):
         devices[_month(week)][model] += count
     parts = sorted({model for found in devices.values() for model in found})
     return tuple(drift for drift in drifts("", devices, parts, reference) if is_within(drift.month, months))
 
 
-def _by(session: Session, *keys: QueryableAttribute[Any]) -> Iterable[Any]:
-    """Return the keys, how many readings alike in them are unpredicted, and how many there are."""
+def _by(
+    session: Session, *keys: QueryableAttribute[Any], of: Sequence[ColumnElement[int]] = ()
+) -> Iterable[Any]:
+    """Return the keys, what else is added up, and how many readings are alike in the keys."""
     count = func.sum(TallyRow.count)
-    unpredicted = func.sum(case((TallyRow.reading == "unpredicted", TallyRow.count), else_=0))
-    return session.execute(select(*keys, unpredicted, count).group_by(*keys).having(count > 0))
+    return session.execute(select(*keys, *of, count).group_by(*keys).having(count > 0))
 
 
 def _month(day: dt.date) -> str:

@@ -108,6 +108,7 @@ def test_filters_and_pages_agree_with_plain_python(filled: Database) -> None:
             while page.next is not None:
                 page = find_predictions(session, filters, after=page.next, limit=limit)
                 found += page.predictions
+                assert len(found) <= len(wanted), "a page repeats what another has shown"
         assert found == wanted[skip:]
 
     agree()

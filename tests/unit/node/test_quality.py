@@ -32,7 +32,7 @@ def asked(database: Database, tmp_path: Path) -> tuple[list[dict[str, Any]], Nod
         add_models(session)
         for number in range(300):
             probability = draw.choice([None, 0.05, 0.35, 0.65, 0.95, 1.0])
-            value = {
+            value: dict[str, Any] = {
                 "version": draw.choice(["1.0", "1.1"]),
                 "created_at": FIRST + dt.timedelta(hours=draw.randrange(24 * 110)),
                 "probability": probability,
