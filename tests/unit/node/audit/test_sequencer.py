@@ -10,7 +10,7 @@ from db.engine import Database, utc_now
 from db.tables import AuditEventRow, AuditLinkRow
 from node.audit import sequencer as module
 from node.audit.chain import Head
-from node.audit.sequencer import Sequencer
+from node.audit.sequencer import LATE, Sequencer
 from node.audit.verify import verify
 from tests.unit.node.audit.conftest import KEY, record_events
 
@@ -41,9 +41,10 @@ def test_an_event_that_is_committed_after_a_later_one_is_linked(database: Databa
             insert(AuditEventRow).values(id=10, at=utc_now(), event="e", subject_id="s", detail={})
         )
     sequencer.link_pending()
+    a_while_ago = utc_now() - LATE / 2
     with database.writing() as session:
         session.execute(
-            insert(AuditEventRow).values(id=7, at=utc_now(), event="e", subject_id="s", detail={})
+            insert(AuditEventRow).values(id=7, at=a_while_ago, event="e", subject_id="s", detail={})
         )
     assert sequencer.link_pending() == 1
     assert linked(database) == [1, 2, 3, 10, 7]

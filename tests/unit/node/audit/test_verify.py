@@ -179,6 +179,29 @@ def test_a_chain_made_anew_contradicts_the_head_written_down(trail: Database) ->
     ]
 
 
+def test_a_link_of_a_tail_that_was_cut_does_not_fit_into_the_one_that_grew_in_its_place(
+    trail: Database,
+) -> None:
+    """It was made with the key, and has the right number; but it follows another link."""
+    tables = {AuditEventRow: AuditEventRow.id, AuditLinkRow: AuditLinkRow.seq}
+    kept = {}
+    with trail.writing() as session:
+        for table, number in tables.items():
+            kept[table] = session.execute(select(*table.__table__.columns).where(number == 28)).one()
+            session.execute(delete(table).where(number > 20))
+    record_events(trail, 10)
+    Sequencer(trail, KEY, Head()).link_pending()
+    assert findings(trail) == []
+    with trail.writing() as session:
+        event = session.execute(select(AuditLinkRow.event_id).where(AuditLinkRow.seq == 28)).scalar_one()
+        session.execute(delete(AuditEventRow).where(AuditEventRow.id == event))
+        session.execute(delete(AuditLinkRow).where(AuditLinkRow.seq == 28))
+        for table, row in kept.items():
+            values = dict(row._mapping)
+            session.execute(insert(table).values(**values))
+    assert "(links 28-29): altered" in findings(trail)[0]
+
+
 def test_another_key_is_one_finding_and_not_thirty(trail: Database) -> None:
     assert findings(trail, key=bytes(32)) == [
         "events 1 to 30 (links 1-30): altered, or linked with another key"
