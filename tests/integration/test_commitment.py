@@ -1,5 +1,6 @@
 """Storage commitment with archives that answer in every way the Standard allows, and in some more."""
 
+import contextlib
 import datetime as dt
 import multiprocessing
 import os
@@ -246,6 +247,10 @@ def test_a_late_report_on_an_association_of_the_archives_own_commits(bench: Benc
         assert (delivery.state, delivery.committed, bench.exam_row().state) == (
             "committing", False, "delivering",
         )  # fmt: skip
+        with bench.node.database.reading() as session:
+            job = session.scalars(select(JobRow).where(JobRow.state == "queued")).one()
+            due_at = session.scalars(select(CommitmentRow.asked_at)).one() + dt.timedelta(hours=1)
+        assert (job.kind, job.not_before_at) == ("commit", due_at)
         with listening(bench) as port:
             assert report_to(port, report_on(pacs.asked[0])) == 0x0000
             assert report_to(port, report_on(pacs.asked[0])) == 0x0000
@@ -570,7 +575,23 @@ def test_a_report_longer_than_any_is_not_collected(bench: Bench) -> None:
         peer.socket.sendall(fragment(request, 3))
         for _ in range(MAX_MESSAGE_BYTES // 16_000 + 1):
             peer.socket.sendall(fragment(bytes(16_000), 0))
-        assert peer.receive()[:1] == b"\x07"
+        assert peer.receive()[:4] == b"\x07\0\0\x02"  # A-ABORT by the provider, at once (PS3.8 9.3.8)
+
+
+def test_reports_that_do_not_wait_for_their_answers_are_cut_off(bench: Bench) -> None:
+    """We negotiate one operation at a time; each in a thread of its own, they would take the machine."""
+    bench.peers(down())
+    request = command(
+        AffectedSOPClassUID=COMMITMENT[0], CommandField=0x0100, MessageID=1, CommandDataSetType=0x0101
+    )
+    with listening(bench) as port, RawPeer(port) as peer:
+        assert peer.associate(COMMITMENT)[:1] == b"\x02"
+        with contextlib.suppress(ConnectionError):
+            peer.socket.sendall(fragment(request, 3) * 500)
+        answered = 0
+        while peer.receive()[:1] == b"\x04":
+            answered += 1
+        assert answered < 100
 
 
 def predicted(bench: Bench) -> None:

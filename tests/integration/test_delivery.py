@@ -315,6 +315,17 @@ def test_a_superseded_result_that_has_begun_to_arrive_is_sent_to_its_end(bench: 
     assert (bench.delivery(claim).state, bench.exam_row().state) == ("delivered", "delivered")
 
 
+def test_an_exam_whose_reading_failed_stays_so_when_the_archive_has_been_told(bench: Bench) -> None:
+    """What is delivered is that it failed: `retry` still has to take it up."""
+    (claim,) = bench.exam(result(), "PACS")
+    bench.change(ExamRow, "e1", state="failed", error_step="read", error_text="no")
+    with scp((evt.EVT_C_STORE, Archive()), classes=BOTH) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    assert bench.delivery(claim).state == "delivered"
+    assert (bench.exam_row().state, bench.exam_row().error_step) == ("failed", "read")
+
+
 def test_no_transaction_is_open_while_a_peer_is_waited_for(bench: Bench) -> None:
     """SQLite has one write lock: held over the network it would stop the receiver."""
     (claim,) = bench.exam(result(), "PACS")
