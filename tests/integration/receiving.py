@@ -129,6 +129,7 @@ def command(**elements: int | str) -> bytes:
         "Priority": 0x0700,
         "CommandDataSetType": 0x0800,
         "AffectedSOPInstanceUID": 0x1000,
+        "EventTypeID": 0x1002,
     }
     body = b""
     for keyword in sorted(elements, key=tags.__getitem__):

@@ -582,8 +582,9 @@ def test_reports_that_do_not_wait_for_their_answers_are_cut_off(bench: Bench) ->
     """We negotiate one operation at a time; each in a thread of its own, they would take the machine."""
     bench.peers(down())
     request = command(
-        AffectedSOPClassUID=COMMITMENT[0], CommandField=0x0100, MessageID=1, CommandDataSetType=0x0101
-    )
+        AffectedSOPClassUID=COMMITMENT[0], CommandField=0x0100, MessageID=1, CommandDataSetType=0x0101,
+        AffectedSOPInstanceUID=str(StorageCommitmentPushModelInstance), EventTypeID=1,
+    )  # fmt: skip
     with listening(bench) as port, RawPeer(port) as peer:
         assert peer.associate(COMMITMENT)[:1] == b"\x02"
         with contextlib.suppress(ConnectionError):
