@@ -4,10 +4,13 @@ Type 1 and 2 attributes of the mandatory modules (PS3.3 annex A) are those of hi
 a content item must have follows from its value type (PS3.3 C.17.3), which those tables do not tell.
 """
 
+import json
+import pkgutil
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import Any
 
-from highdicom._standard_utils import get_iod_module_map, get_module_attribute_map, get_sop_class_iod_map
+from highdicom._standard_utils import get_iod_module_map, get_sop_class_iod_map
 from pydicom import Dataset
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.uid import UID
@@ -142,14 +145,24 @@ def _modules(sop_class_uid: str) -> list[str]:
 
 @cache
 def _required() -> dict[str, dict[Path, dict[str, str]]]:
-    """Return SOP class -> place -> keyword -> type, of what mandatory modules demand unconditionally."""
-    attributes = get_module_attribute_map()
+    """Return SOP class -> place -> keyword -> type, of what mandatory modules demand unconditionally.
+
+    highdicom's own reader of its table takes 110 MB for it, of which nearly nothing is needed.
+    """
+    table = pkgutil.get_data("highdicom", "_standard/module_attribute_map.json") or b"{}"
+    attributes = json.loads(table, object_hook=_demanded)
     required: dict[str, dict[Path, dict[str, str]]] = {}
     for sop_class_uid in EMITTED:
         of_class = required.setdefault(sop_class_uid, {})
         for module in _modules(sop_class_uid):
-            for each in attributes[module] if module != CONTENT else ():
-                if each["type"] in ("1", "2") and each["keyword"] != NOT_OF_ONE_FRAME:
-                    of_class.setdefault(tuple(each["path"]), {})[each["keyword"]] = each["type"]
-    get_module_attribute_map.cache_clear()  # of its 70 MB nothing else is needed
+            for path, keyword, type_ in filter(None, attributes[module] if module != CONTENT else ()):
+                of_class.setdefault(path, {})[keyword] = type_
     return required
+
+
+def _demanded(entry: dict[str, Any]) -> dict[str, Any] | tuple[Path, str, str] | None:
+    """Return of an attribute's entry what is needed (None where it is not demanded); else the entry."""
+    if "keyword" not in entry:
+        return entry
+    is_demanded = entry["type"] in ("1", "2") and entry["keyword"] != NOT_OF_ONE_FRAME
+    return (tuple(entry["path"]), entry["keyword"], entry["type"]) if is_demanded else None
