@@ -48,6 +48,8 @@ def drifts(
     model_digest: str, months: Mapping[str, Counter[str]], parts: Sequence[str], reference: Months | None
 ) -> Iterator[Drift]:
     """Compare each month that follows the reference with it."""
+    if not months:
+        return
     first, last = reference or (None, sorted(months)[:REFERENCE_MONTHS][-1])
     before: Counter[str] = Counter()
     for month, found in sorted(months.items()):

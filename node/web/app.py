@@ -11,7 +11,7 @@ from starlette.staticfiles import StaticFiles
 
 from node.errors import NodeError, NotFoundError
 from node.house import Node
-from node.web import administration, events, exam, login, operations, pictures, reviewing, worklist
+from node.web import administration, api, events, exam, login, operations, pictures, reviewing, worklist
 from node.web.pages import FOLDER, environment, render
 from node.web.security import Headers, LoggedOutError, ask_to_log_in, guard, is_secure
 
@@ -34,8 +34,9 @@ def make_app(node: Node) -> FastAPI:
     app.state.node = node
     app.state.templates = environment(node.settings)
     app.state.metrics = operations.registry(node)
-    for part in (operations, login, worklist, events, exam, pictures, reviewing, administration):
+    for part in (operations, login, worklist, events, exam, pictures, reviewing, administration, api):
         app.include_router(part.router)
+    app.include_router(api.shown)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     app.add_exception_handler(LoggedOutError, ask_to_log_in)
     app.add_exception_handler(HTTPException, _say)

@@ -185,6 +185,7 @@ def test_no_page_has_a_barrier(
             "/?reading=unpredicted&state=failed",
             "/?sort=none",
             "/users",
+            "/quality",
             "/absent",
             *exams.values(),
         ]

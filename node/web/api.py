@@ -1,0 +1,78 @@
+"""Stored predictions and figures over them, for programs: JSON, CSV and Parquet, described by OpenAPI."""
+
+import tempfile
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi.openapi.utils import get_openapi
+from fastapi.security import HTTPBearer
+from pydantic import Field
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from db.errors import DatabaseError
+from db.filters import PredictionQuery
+from node.predictions import csv_lines, export, query_page, write_parquet
+from node.quality import Quality, ask_quality
+from node.web.pages import render
+from node.web.security import TheNode, TheVisitor, scoped
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "No token, or none that is in force."},
+    403: {"description": "The token's scopes do not hold this."},
+}
+router = APIRouter(prefix="/api", responses=REFUSALS, dependencies=[Depends(HTTPBearer(auto_error=False))])
+shown = APIRouter()
+
+Month = Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="YYYY-MM, included.")]
+PART_BYTES = 1 << 20
+
+
+class Asked(PredictionQuery):
+    """The filters, the page, and the form of the answer."""
+
+    form: Literal["json", "csv", "parquet"] = Field(
+        default="json", description="A page as JSON; all that are found as CSV or Parquet."
+    )
+
+
+@router.get("/predictions", dependencies=[Depends(scoped("predictions"))])
+def predictions(node: TheNode, visitor: TheVisitor, asked: Annotated[Asked, Query()]) -> Response:
+    """Return stored predictions, newest first; that they were asked for is kept."""
+    if asked.form == "json":
+        try:
+            return JSONResponse(query_page(node, asked, actor=visitor.actor))
+        except DatabaseError as error:  # what is left to refuse of a query that fits its model is `after`
+            raise HTTPException(422) from error
+    found = export(node, asked, form=asked.form, actor=visitor.actor)
+    said = {"Content-Disposition": f'attachment; filename="predictions.{asked.form}"'}
+    if asked.form == "csv":
+        return StreamingResponse(csv_lines(found), media_type="text/csv; charset=utf-8", headers=said)
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - closed once it is sent
+    write_parquet(file, found)
+
+    def parts() -> Iterator[bytes]:
+        with file:
+            file.seek(0)
+            while part := file.read(PART_BYTES):
+                yield part
+
+    return StreamingResponse(parts(), media_type="application/vnd.apache.parquet", headers=said)
+
+
+@router.get("/quality", dependencies=[Depends(scoped("quality"))])
+def quality(node: TheNode, visitor: TheVisitor, since: Month = None, until: Month = None) -> Quality:
+    """Return agreement with reviewers, abstention, and drift of scores and devices."""
+    return ask_quality(node, actor=visitor.actor, months=(since, until))
+
+
+@shown.get("/quality")
+def show_quality(request: Request, node: TheNode, visitor: TheVisitor) -> Response:
+    """Show the same figures to a person."""
+    return render(request, "quality.html", quality=ask_quality(node, actor=visitor.actor))
+
+
+@router.get("/openapi.json", include_in_schema=False)
+def description() -> dict[str, Any]:
+    """Return the OpenAPI document of what stands here."""
+    return get_openapi(title="endonode", version="1", routes=router.routes)
