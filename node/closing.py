@@ -12,6 +12,7 @@ from db.tables import ArrivalRow, ExamRow
 from node.completeness import Completeness, ask
 from node.exams import instances_of
 from node.house import Node
+from node.orders import ask_for_order, write_order
 
 ARRIVAL_BEATS_S = 10
 """An arrival that has not been beaten for this long (five beats of the receiver) is of a dead receiver."""
@@ -31,6 +32,8 @@ def close_exam(node: Node, claim: Claim) -> None:
             node.jobs.postpone(session, claim, due_at)
         return
     completeness = ask(node, exam) if due_at is not None else None
+    is_last_look = completeness is not None and _is_last_look(node, exam, completeness)
+    order = ask_for_order(node, exam) if is_last_look else None
     with node.database.writing() as session:
         node.database.lock_study(session, exam.study_instance_uid)
         current = session.get_one(ExamRow, exam.id, populate_existing=True)
@@ -47,7 +50,15 @@ def close_exam(node: Node, claim: Claim) -> None:
             node.jobs.postpone(session, claim, until)
             return
         _close(session, node, current, completeness)
+        if order is not None:
+            write_order(session, order)
         node.jobs.finish(session, claim)
+
+
+def _is_last_look(node: Node, exam: ExamRow, completeness: Completeness) -> bool:
+    """Tell whether the exam is to be closed by now, unless news comes."""
+    waits_until = (exam.first_asked_at or utc_now()) + dt.timedelta(seconds=node.settings.max_wait_s)
+    return completeness.verdict != "incomplete" or utc_now() >= waits_until
 
 
 def _due_at(session: Session, exam: ExamRow) -> dt.datetime:

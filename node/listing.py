@@ -15,6 +15,7 @@ from db.tables import (
     FrameRow,
     InstanceRow,
     ModelPackageRow,
+    OrderRow,
     PatientRow,
     PredictionRow,
     ResultObjectRow,
@@ -26,6 +27,8 @@ EXAMS_AT_ONCE = 500
 """Exams whose details are fetched by one query each; keeps SQLite's bound variables within its limit."""
 
 FRAME_SAYS = ("frame_number", "label", "probability", "confidence", "reason", "synthetic_share")
+
+ORDER_SAYS = ("peer_ae_title", "matched_by", "reason", "attributes")
 
 
 def list_exams(node: Node) -> list[dict[str, Any]]:
@@ -75,6 +78,7 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
         .where(FrameRow.exam_id.in_(ids), FrameRow.reason == "undecodable")
         .order_by(FrameRow.id),
     )
+    orders = _by_first(session, select(OrderRow.exam_id, OrderRow).where(OrderRow.exam_id.in_(ids)))
     result = ResultObjectRow
     results = _by_first(
         session,
@@ -149,6 +153,7 @@ def _describe(session: Session, exams: Sequence[tuple[ExamRow, PatientRow | None
             },
             **_reading([] if exam.state == "failed" else predictions[exam.id]),
             "body_part_stated": exam.body_part_stated,
+            "order": next((_values(order, ORDER_SAYS) for (order,) in orders[exam.id]), None),
             "evidence": [
                 {"sop_instance_uid": uid, **_values(frame, FRAME_SAYS), **_values(shown, ("voted", "gate"))}
                 for uid, frame, shown in evidence[exam.id]

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from db.audit import record
 from db.engine import utc_now
 from db.jobs import Claim
-from db.tables import ExamRow, InstanceRow, PatientRow
+from db.tables import ExamRow, InstanceRow, OrderRow, PatientRow
 from models.package import Package
 from models.patient import PatientPrediction, read_patient, vote_once
 from node.errors import InvalidResultError
@@ -116,6 +116,7 @@ def gather(session: Session, exam: ExamRow) -> Material:
         patient_id=patient.patient_id if patient else "",
         supersedes=session.scalar(select(func.max(ExamRow.revision)).where(ExamRow.superseded_by == exam.id)),
         superseded=superseded_results(session, exam.id),
+        order=session.get(OrderRow, exam.id),
     )
     session.flush()
     session.expunge_all()

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 from pydicom.multival import MultiValue
 
-from db.tables import ExamRow, InstanceRow, ResultObjectRow
+from db.tables import ExamRow, InstanceRow, OrderRow, ResultObjectRow
 from models.package import MODEL
 from models.patient import FOREIGN, PatientPrediction
 from node.duplicates import LOSSLESS
 from node.frames import MOST_SYNTHETIC, FrameReader, FrameReading
 from node.house import Node
+from node.orders import request_of
 from node.results.gate import Gated
 from node.results.iod import COMPREHENSIVE_3D_SR
 from node.results.key_objects import build_key_objects, build_rejection_note
@@ -49,6 +50,7 @@ class Material:
     patient_id: str
     supersedes: int | None
     superseded: list[ResultObjectRow]
+    order: OrderRow | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,13 +113,22 @@ def make_results(
     predecessors = [named for named in earlier if named.sop_class_uid == COMPREHENSIVE_3D_SR]
     objects = [
         build_secondary_capture(report, sources=sources, **common),
-        build_structured_report(report, sources=sources, predecessors=predecessors, **common),
+        build_structured_report(
+            report, sources=sources, predecessors=predecessors, request=_request(material), **common
+        ),
     ]
     if panels:
         objects.append(build_key_objects(report, sources=sources, **common))
     if earlier:
         objects.append(build_rejection_note(report, rejected=earlier, **common))
     return objects
+
+
+def _request(material: Material) -> Dataset | None:
+    order = material.order
+    if order is None or order.matched_by is None:
+        return None
+    return request_of(order, material.exam.study_instance_uid)
 
 
 def _report(

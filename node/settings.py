@@ -97,6 +97,10 @@ class Peer(Table):
     query_completeness: bool = Field(
         default=True, description="Whether the peer is asked (C-FIND) what it holds before an exam is closed."
     )
+    worklist: bool = Field(
+        default=False,
+        description="Whether the peer's modality worklist is asked for the order of an exam that is closed.",
+    )
     default_issuer: str = Field(
         default="", max_length=64, description="Issuer of Patient ID for this peer's images that carry none."
     )

@@ -6,7 +6,14 @@ from db.tables.instances import ArrivalRow, InstanceRow
 from db.tables.operations import AuditEventRow, AuditLinkRow, InstallationRow, JobRow, LeaseRow
 from db.tables.people import ApiTokenRow, LoginFailureRow, UserRow, WebSessionRow
 from db.tables.readings import EvidenceRow, FrameRow, ModelPackageRow, PredictionRow, ReviewRow, TallyRow
-from db.tables.results import CommitmentRow, DeliveredObjectRow, DeliveryRow, PeerMemoryRow, ResultObjectRow
+from db.tables.results import (
+    CommitmentRow,
+    DeliveredObjectRow,
+    DeliveryRow,
+    OrderRow,
+    PeerMemoryRow,
+    ResultObjectRow,
+)
 
 __all__ = [
     "ApiTokenRow",
@@ -26,6 +33,7 @@ __all__ = [
     "LeaseRow",
     "LoginFailureRow",
     "ModelPackageRow",
+    "OrderRow",
     "PatientRow",
     "PeerMemoryRow",
     "PredictionRow",

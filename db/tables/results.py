@@ -1,6 +1,7 @@
 """The objects we emit, whom they go to and how far they got."""
 
 import datetime as dt
+from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Boolean, ForeignKey, Index, Integer, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -99,3 +100,20 @@ class PeerMemoryRow(Base):
     subject: Mapped[str] = mapped_column(String(16), primary_key=True)
     form: Mapped[str] = mapped_column(String(16))
     learned_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+
+
+class OrderRow(Base):
+    """What a modality worklist says of an exam's order; asked once, when the exam is closed.
+
+    `matched_by` is study or accession, null where nothing was taken; then `reason` says why: no_match,
+    several, mismatch, no_answer, refused or unreadable.
+    """
+
+    __tablename__ = "orders"
+
+    exam_id: Mapped[str] = mapped_column(ForeignKey("exams.id"), primary_key=True)
+    peer_ae_title: Mapped[str] = mapped_column(String(16))
+    matched_by: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(16))
+    attributes: Mapped[dict[str, Any]] = mapped_column(JSON)
+    found_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)

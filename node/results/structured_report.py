@@ -72,6 +72,7 @@ def build_structured_report(
     template: Dataset,
     sources: Sequence[SourceReference],
     predecessors: Sequence[SourceReference] = (),
+    request: Dataset | None = None,
     installation_id: str,
     exam_key: str,
     timezone: str,
@@ -86,6 +87,8 @@ def build_structured_report(
         The images of the evidence frames, or everything that was read where there are none.
     predecessors
         Structured reports, Comprehensive 3D, of the revisions that this one replaces.
+    request
+        Item of the Referenced Request Sequence: the order behind the exam, where it is known.
     """
     ds = begin_object(
         "sr", COMPREHENSIVE_3D_SR, report,
@@ -97,6 +100,8 @@ def build_structured_report(
     ds.ReferencedPerformedProcedureStepSequence = ds.PerformedProcedureCodeSequence = []
     if sources:
         ds.CurrentRequestedProcedureEvidenceSequence = by_study(ds.StudyInstanceUID, sources)
+    if request is not None:
+        ds.ReferencedRequestSequence = [request]
     if predecessors:
         ds.PredecessorDocumentsSequence = by_study(ds.StudyInstanceUID, predecessors)
     ds.CompletionFlag, ds.VerificationFlag, ds.PreliminaryFlag = "COMPLETE", "UNVERIFIED", "PRELIMINARY"

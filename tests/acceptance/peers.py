@@ -107,6 +107,11 @@ class Orthanc:
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return bytes(answer.read())
 
+    def delete(self, path: str) -> None:
+        """DELETE through its REST interface."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", method="DELETE")
+        urllib.request.urlopen(request, timeout=60).close()  # noqa: S310
+
     def instances(self, study_uid: str | None = None) -> dict[str, dict[str, Any]]:
         """Return SOP Instance UID -> Orthanc id and tags of all instances (of one study)."""
         found = {}

@@ -201,6 +201,17 @@ def _deliveries() -> None:
         sa.Column("learned_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("ae_title", "subject", name="pk_peer_memory"),
     )
+    op.create_table(
+        "orders",
+        sa.Column("exam_id", sa.String(length=16), nullable=False),
+        sa.Column("peer_ae_title", sa.String(length=16), nullable=False),
+        sa.Column("matched_by", sa.String(length=16), nullable=True),
+        sa.Column("reason", sa.String(length=16), nullable=True),
+        sa.Column("attributes", sa.JSON(), nullable=False),
+        sa.Column("found_at", INSTANT, nullable=False),
+        sa.ForeignKeyConstraint(["exam_id"], ["exams.id"], name="fk_orders_exam_id_exams"),
+        sa.PrimaryKeyConstraint("exam_id", name="pk_orders"),
+    )
 
 
 def _audit() -> None:

@@ -25,7 +25,7 @@ KEYS = {
         "exam_id", "patient_id", "issuer_of_patient_id", "accession_number", "study_date", "device_model",
         "priority", "study_uid", "state", "revision", "superseded_by", "verdict", "has_conflict", "peer",
         "opened_at", "counts", "completeness", "reading",
-        "unpredicted_reason", "probability", "t", "k", "model", "body_part_stated", "evidence", "unreadable",
+        "unpredicted_reason", "probability", "t", "k", "model", "body_part_stated", "order", "evidence", "unreadable",
         "result_uids", "deliveries", "committed", "error", "seconds",
     },
     "counts": {"received", "expected", "kept", "rejected", "out_of_distribution", "quarantined"},
