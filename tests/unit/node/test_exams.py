@@ -229,3 +229,15 @@ def test_a_new_revision_is_flagged_only_while_something_is_quarantined(node: Nod
     _set_state(node, _exams(node)[-1].id, "delivered")
     send("1.2.4")
     assert not _exams(node)[-1].has_conflict
+
+
+def test_an_exam_has_the_date_and_the_device_of_what_opened_it(node: Node, send: Sender) -> None:
+    """It is searched for by the one and its rates are told by the other, in later revisions too."""
+    send("1.2.1", study_date="20260301", device_model="MAKER 1")
+    send("1.2.2", study_date="20260302")
+    _set_state(node, _exams(node)[0].id, "read")
+    send("1.2.3")
+    assert [(exam.study_date, exam.device_model) for exam in _exams(node)] == [("20260301", "MAKER 1")] * 2
+    (moved,) = move_study(node, "1.2.3", "P2")
+    (exam,) = (exam for exam in _exams(node) if exam.id == moved)
+    assert (exam.study_date, exam.device_model) == ("20260301", "MAKER 1")

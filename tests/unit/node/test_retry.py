@@ -6,6 +6,7 @@ from sqlalchemy import select
 from db.engine import utc_now
 from db.jobs import Claim
 from db.tables import DeliveryRow, ExamRow, JobRow, ModelPackageRow, PredictionRow
+from db.tables.exams import FAILED, IN_PROGRESS
 from node.errors import NodeError, NotFoundError
 from node.house import Node
 from node.records import fail_exam, start_delivery
@@ -37,9 +38,11 @@ def test_a_failed_close_is_taken_up(node: Node, send: Sender, claim_of: ClaimOf)
     bury(node, claim_of("close"))
     exam = only_exam(node)
     assert (exam.state, exam.error_step, exam.error_text) == ("failed", "close", "StorageError: gone")
+    assert exam.priority == FAILED
     assert retry_exam(node, exam.id) == "close"
     exam = only_exam(node)
     assert (exam.state, exam.error_step, exam.error_text) == ("receiving", None, None)
+    assert exam.priority == IN_PROGRESS
     assert exam.closes_at <= utc_now()
     assert states(node, "close") == ["queued"]
 
