@@ -6,10 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from node.dicom.worklist_scu import WorklistItem, find_items
+from node.errors import SendError
+from node.settings import Peer, Settings
 from tests.acceptance.conftest import Pair, Studies
-from tests.acceptance.peers import dcmsend, wait_for
+from tests.acceptance.peers import dcmsend, free_port, wait_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.data]
 
@@ -64,3 +69,42 @@ def test_tools_of_others_find_and_fetch(
     assert len(answers) == 1
     orthanc.post(f"/queries/{query['ID']}/retrieve", b"PACS")
     assert set(wait_for("the retrieval", lambda: orthanc.instances(STUDY), 20)) == uids
+
+
+def test_a_foreign_worklist_is_understood(tmp_path: Path) -> None:
+    """A worklist of others matches by its own rules, and gives back what it has in its own order."""
+    folder, port = tmp_path / "RIS", free_port()
+    folder.mkdir()
+    (folder / "lockfile").touch()
+    for number in (1, 2):
+        ds, step = Dataset(), Dataset()
+        ds.PatientID, ds.AccessionNumber, ds.StudyInstanceUID = f"P{number}", f"A{number}", f"1.2.{number}"
+        ds.PatientName, ds.RequestedProcedureID = "X", f"R{number}"
+        step.Modality, step.ScheduledStationAETitle, step.ScheduledProcedureStepID = "ES", "ENDO", "S1"
+        step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = "20260101", "1000"
+        ds.ScheduledProcedureStepSequence = [step]
+        ds.file_meta = FileMetaDataset()
+        ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+            UID("1.2.3"),
+            UID("1.2.4"),
+        )
+        ds.save_as(folder / f"{number}.wl", enforce_file_format=True)
+    server = subprocess.Popen(["wlmscpfs", "-dfr", "-dfp", str(tmp_path), str(port)])
+    try:
+        peer = Peer(ae_title="RIS", host="127.0.0.1", port=port, worklist=True)
+        keys = {"PatientID": "P2", "AccessionNumber": "A2"}
+        (item,) = wait_for("wlmscpfs", lambda: _asked(peer, keys), 10)
+    finally:
+        server.terminate()
+        server.wait(10)
+    assert (item.patient_id, item.study_instance_uid) == ("P2", "1.2.2")
+    assert item.attributes["RequestedProcedureID"] == "R2"
+    assert item.attributes["ScheduledProcedureStepID"] == "S1"
+
+
+def _asked(peer: Peer, keys: dict[str, str]) -> list[WorklistItem] | None:
+    try:
+        return find_items(peer, Settings(), **keys)
+    except SendError:  # it does not listen yet
+        return None

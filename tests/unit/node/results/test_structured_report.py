@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from pydicom import Dataset, dcmread
 
+from db.tables import OrderRow
+from node.orders import request_of
 from node.results import words
 from node.results.report import EncodedObject, Report, SourceReference
 from node.results.structured_report import REASONS, SCHEME, build_structured_report, to_comprehensive
@@ -61,6 +63,16 @@ COMMENT: Row = (CONTAINS, "TEXT", ("121106", "DCM"))
 def build(report: Report | None = None, **changes: Any) -> EncodedObject:
     values: dict[str, Any] = {"template": make_template(), "sources": [LOSSLESS, MULTI_FRAME], **GIVEN}
     return build_structured_report(report or make_report(), **(values | changes))
+
+
+def test_the_order_behind_the_exam_is_referred_to() -> None:
+    """A RIS finds the report by its own numbers; the images' Accession Number stays what it was."""
+    request = request_of(OrderRow(attributes={"RequestedProcedureID": "R1", "AccessionNumber": "X9"}), "1.2")
+    with_order, without = read(build(request=request)), read(build())
+    (referred,) = with_order.ReferencedRequestSequence
+    assert (referred.RequestedProcedureID, referred.AccessionNumber) == ("R1", "X9")
+    assert with_order.AccessionNumber == without.AccessionNumber != "X9"
+    assert "ReferencedRequestSequence" not in without
 
 
 def read(encoded: EncodedObject) -> Dataset:
