@@ -25,7 +25,7 @@ STUDY_ROOT, PATIENT_ROOT = (
     StudyRootQueryRetrieveInformationModelFind,
     PatientRootQueryRetrieveInformationModelFind,
 )
-YAMADA = b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+YAMADA = b"Yamada^Tarou=\x1b$B;3ED\x1b(J^\x1b$BB@O:\x1b(J"
 
 Find = Callable[..., tuple[int, list[Dataset]]]
 
@@ -41,7 +41,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiving]:
                     StudyInstanceUID="1.2.3", SeriesInstanceUID=f"1.2.3.{number}", PatientID="P1",
                     AccessionNumber="A1", StudyDate="20260105", StudyTime="101500", SeriesNumber=number,
                 ),
-                name=YAMADA, character_set="\\ISO 2022 IR 87",
+                name=YAMADA, character_set="ISO 2022 IR 13\\ISO 2022 IR 87",
             )  # fmt: skip
         other = image(
             StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1", PatientID="P2", AccessionNumber="A2",
@@ -120,7 +120,7 @@ def test_the_name_comes_back_in_its_own_bytes(held: Receiving) -> None:
         NumberOfStudyRelatedInstances="", NumberOfStudyRelatedSeries="", ModalitiesInStudy="",
     )  # fmt: skip
     assert match.PatientName.original_string.rstrip(b" ") == YAMADA
-    assert match.SpecificCharacterSet == ["", "ISO 2022 IR 87"]
+    assert match.SpecificCharacterSet == ["ISO 2022 IR 13", "ISO 2022 IR 87"]
     assert (match.NumberOfStudyRelatedInstances, match.NumberOfStudyRelatedSeries) == (3, 3)
     assert match.ModalitiesInStudy == ["ES", "OT"]
     assert (match.RetrieveAETitle, match.InstanceAvailability) == ("ENDONODE", "UNAVAILABLE")
