@@ -83,8 +83,8 @@ class Peer(Table):
     )
     storage_commitment: Literal["auto", "required", "never"] = Field(
         default="auto",
-        description="Whether a result counts as delivered only once the peer has committed to it: `auto`, where "
-        "it takes storage commitment; `required`, always; `never`, on its answers to C-STORE alone.",
+        description="Whether a result counts as delivered only once the peer has committed to it: `auto`, "
+        "where it takes storage commitment; `required`, always; `never`, on its answers to C-STORE alone.",
     )
     sc_form: Literal["auto", "multi_frame", "single_frame"] = Field(
         default="auto",

@@ -19,8 +19,9 @@ class InstallationRow(Base):
 
 
 class JobRow(Base):
-    """A piece of work: `kind` is compare, close, read, deliver or commit; `subject_id` names what it is about.
+    """A piece of work; `subject_id` names what it is about.
 
+    `kind` is compare, close, read, state_failure, deliver, commit or picture.
     `state` is queued, running, done or buried (dead letter). This table is the truth; the engine behind it
     only dispatches. `outage_since` is when it first failed for want of something that will be back.
     """

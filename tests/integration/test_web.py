@@ -60,7 +60,7 @@ def config(tmp_path: Path, sqlite_with_tables: Path) -> Path:
     path = tmp_path / "endonode.toml"
     path.write_text(
         f'storage_dir = "{tmp_path}/store"\ndatabase_url = "sqlite:///{tmp_path}/node.db"\n'
-        f'min_free_bytes = 0\nhttp_port = {free_port()}\n'
+        f"min_free_bytes = 0\nhttp_port = {free_port()}\n"
         f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n'
     )
     with open_node(load_settings(path), stores=True) as node:
