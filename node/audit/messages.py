@@ -63,6 +63,7 @@ KINDS: Mapping[str, Kind] = {
     "exam_delivering": Kind(BEGIN_TRANSFER, "E"),
     "study_received": Kind(TRANSFERRED, "C"),
     "result_delivered": Kind(TRANSFERRED, "C"),
+    "results_retrieved": Kind(TRANSFERRED, "C"),
     "exam_read": Kind(ACCESSED, "R"),
     "exam_viewed": Kind(ACCESSED, "R"),
     "reading_reviewed": Kind(ACCESSED, "U"),
@@ -73,6 +74,8 @@ KINDS: Mapping[str, Kind] = {
     "instance_purged": Kind(ACCESSED, "D"),
     "predictions_queried": Kind(QUERY, "E"),
     "quality_queried": Kind(QUERY, "E"),
+    "dicom_queried": Kind(QUERY, "E"),
+    "order_asked": Kind(QUERY, "E"),
     "worklist_viewed": Kind(QUERY, "E"),
     "worklist_searched": Kind(QUERY, "E"),
     "user_logged_in": Kind(AUTHENTICATION, "E", LOGIN),
@@ -136,7 +139,8 @@ def _add_participants(message: ET.Element, event: Facts, kind: Kind, *, ae_title
     """Add who caused it and who carried it out (A.5.3): us, and the peer, person or program."""
     actor = str(event["actor"])
     peer = event["detail"].get("peer") or (actor.removeprefix("ae:") if actor.startswith("ae:") else "")
-    is_inbound = event["event"] == "study_received" or kind.event == QUERY
+    is_query_of_us = kind.event == QUERY and event["event"] != "order_asked"
+    is_inbound = event["event"] == "study_received" or is_query_of_us
     ours, theirs = (DESTINATION, SOURCE) if is_inbound else (SOURCE, DESTINATION)
     if kind.event not in (BEGIN_TRANSFER, TRANSFERRED, EXPORT, QUERY):
         ours, theirs = APPLICATION, LAUNCHER

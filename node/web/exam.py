@@ -20,6 +20,7 @@ from db.tables import (
     FrameRow,
     InstanceRow,
     ModelPackageRow,
+    OrderRow,
     PatientRow,
     PredictionRow,
 )
@@ -85,9 +86,10 @@ def describe(session: Session, node: Node, exam: ExamRow) -> dict[str, Any]:
             select(ExamRow).where(ExamRow.exam_key == exam.exam_key).order_by(ExamRow.revision)
         ).all(),
         "others": _others(session, exam),
+        "order": session.get(OrderRow, exam.id),
         "events": session.scalars(
             select(AuditEventRow)
-            .where(AuditEventRow.subject_id == exam.id)
+            .where(AuditEventRow.subject_id.in_((exam.id, exam.study_instance_uid)))
             .order_by(AuditEventRow.id.desc())
             .limit(MOST_EVENTS)
         ).all(),

@@ -10,7 +10,17 @@ from sqlalchemy import select, update
 
 from db.audit import record
 from db.engine import utc_now
-from db.tables import AuditEventRow, CommitmentRow, DeliveryRow, FrameRow, InstanceRow, JobRow, ReviewRow
+from db.tables import (
+    AuditEventRow,
+    CommitmentRow,
+    DeliveryRow,
+    ExamRow,
+    FrameRow,
+    InstanceRow,
+    JobRow,
+    OrderRow,
+    ReviewRow,
+)
 from node.house import Node
 from node.picture_cache import PictureCache
 from node.web.events import changes
@@ -37,6 +47,30 @@ def test_what_headers_say_stays_text(node: Node, browser: Start) -> None:
         for tag in ("<script>", "<b onclick", "<i>31", "<b>PACS", "<b>x"):
             assert tag not in html, (page, tag)
     assert "<script>" not in reviewer.post("/search", data={"q": HTML[:40]}).text
+
+
+@pytest.mark.parametrize(
+    ("matched_by", "reason", "told"),
+    [
+        ("study", None, "&lt;b&gt;Colonoscopy (RIS, by study)"),
+        (None, "several", "none taken from RIS: several"),
+    ],
+)
+def test_the_order_and_what_was_received_are_told(
+    node: Node, browser: Start, matched_by: str | None, reason: str | None, told: str
+) -> None:
+    exam = add_exam(node)
+    order = {"RequestedProcedureDescription": "<b>Colonoscopy"} if matched_by else {}
+    with node.database.writing() as session:
+        study = session.get_one(ExamRow, exam).study_instance_uid
+        row = OrderRow(exam_id=exam, peer_ae_title="RIS", matched_by=matched_by, reason=reason)
+        row.attributes, row.found_at = order, utc_now()
+        session.add(row)
+        record(session, "study_received", study, actor="ae:TOWER", instances=[[1, "1.2.3", "ab"]] * 7)
+    html = browser("viewer").get(f"/exams/{exam}").text
+    assert told in html
+    assert "study received" in html
+    assert "instances: 7" in html
 
 
 def test_a_reading_is_told_whole(node: Node, browser: Start) -> None:
