@@ -11,6 +11,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 from sqlalchemy import make_url
 
 from db.engine import Database, open_database
@@ -26,6 +27,14 @@ ROOM_BYTES = 4_000_000_000
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let ``make acceptance`` ask for the full counts."""
     parser.addoption("--full", action="store_true", help="full counts where the suite runs reduced ones")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Undo what a command within a test made of the log: it writes to a stream that ends with the test."""
+    configured = structlog.get_config()
+    yield
+    structlog.configure(**configured)
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,17 @@ from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.presentation import PresentationContext
 
-from node.dicom.commands import C_STORE_RQ, BreachError, StoreRequest, file_meta, read_command, store_answer
+from node.dicom.commands import (
+    C_STORE_RQ,
+    NO_DATASET,
+    BreachError,
+    StoreRequest,
+    file_meta,
+    read_command,
+    store_answer,
+)
 from node.dicom.contexts import NOT_STORAGE
 from node.dicom.transport import WAIT_S
 from node.dicom.walk import DOES_NOT_MATCH
@@ -209,9 +218,15 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
         if not fragment[0] & 2:
             return
         command, self._command = self._command, b""
-        if read_command(command).get(0x0100) == C_STORE_RQ:
+        values = read_command(command)
+        if values.get(0x0100) == C_STORE_RQ:
             self._begin(context_id, StoreRequest(command))
             return
+        context = self._context(context_id)
+        if values.get(0x0800) != NO_DATASET and (
+            context is None or context.abstract_syntax not in NOT_STORAGE
+        ):
+            raise BreachError("a dataset of what is not C-STORE, in a storage context")
         self._message_bytes = 0
         self._take_other(context_id, b"\3" + command)
 
@@ -237,8 +252,11 @@ class StoreMessages(DIMSEServiceProvider):  # type: ignore[misc]  # pynetdicom h
             self.msg_queue.put((context_id, request))
             arrival.finish()
 
+    def _context(self, context_id: int) -> PresentationContext | None:
+        return next((c for c in self.assoc.accepted_contexts if c.context_id == context_id), None)
+
     def _begin(self, context_id: int, request: StoreRequest) -> None:
-        context = next((c for c in self.assoc.accepted_contexts if c.context_id == context_id), None)
+        context = self._context(context_id)
         if context is None or not context.as_scp or context.abstract_syntax in NOT_STORAGE:
             raise BreachError("C-STORE outside of an accepted storage context")
         if not request.AffectedSOPClassUID or not request.AffectedSOPInstanceUID:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import structlog
 from sqlalchemy import select
 
 from db.filters import PredictionFilters, PredictionQuery
@@ -104,7 +103,6 @@ def endonode(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     config.write_text(
         f'storage_dir = "{node.settings.storage_dir}"\ndatabase_url = "{node.settings.database_url}"\n'
     )
-    configured = structlog.get_config()
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["endonode", *arguments, "--config", str(config)])
@@ -113,8 +111,7 @@ def endonode(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd:
             main()
         return (int(str(stopped.value.code or 0)), *capfd.readouterr())
 
-    yield run
-    structlog.configure(**configured)
+    return run
 
 
 def test_the_command_shows_a_page_and_writes_files(endonode: Any, node: Node, tmp_path: Path) -> None:

@@ -2,13 +2,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import structlog
 
 from node.cli.main import app, main
 
@@ -32,11 +31,10 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def endonode(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def endonode(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs a command as the program does, within this process: it starts at once."""
     for name in [name for name in os.environ if name.startswith("ENDONODE_")]:
         monkeypatch.delenv(name)
-    configured = structlog.get_config()
 
     def run(*arguments: str, **variables: str) -> Done:
         with monkeypatch.context() as patched:
@@ -48,8 +46,7 @@ def endonode(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
                 main()
             return Done(int(str(stopped.value.code or 0)), *capfd.readouterr())
 
-    yield run
-    structlog.configure(**configured)
+    return run
 
 
 @pytest.fixture
