@@ -274,10 +274,10 @@ class Acceptor(Association):  # type: ignore[misc]  # pynetdicom has no types
             if context is None or context.abstract_syntax != message.AffectedSOPClassUID:
                 self.abort()
                 return
-            self.dimse.cancel_req = {}
             self._is_paused = True  # as pynetdicom does for services that send requests of their own
             self.serve_retrieval(message, context)
             self._is_paused = False
+            self.dimse.cancel_req = {}  # not before: a cancel may already have come
         else:
             super()._serve_request(message, context_id)
 
