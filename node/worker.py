@@ -27,6 +27,7 @@ from node.pictures import make_pictures
 from node.purge import purge_delivered
 from node.reading import read_exam
 from node.records import fail_exam
+from node.results.iod import required_attributes
 from pipeline.clean.recipe import load_recipe
 from pipeline.errors import PipelineError
 
@@ -48,6 +49,7 @@ class Worker:
         cv2.setNumThreads(1)
         warnings.filterwarnings("ignore", module=r"pydicom\b")  # they quote header values, names and all
         self._node = node
+        required_attributes()  # now, while nothing else takes memory: what is read is kept
         recipe = load_recipe(node.settings.recipe)
         package = load_package(node.settings.model_dir, recipe)
         self._reader = FrameReader(package, recipe, node.settings)

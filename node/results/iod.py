@@ -57,7 +57,7 @@ Path = tuple[str, ...]
 def check_object(ds: Dataset) -> None:
     """Raise `InvalidResultError`, which names the attribute, where an object is not what its IOD demands."""
     sop_class_uid = str(ds.get("SOPClassUID", ""))
-    required = _required().get(sop_class_uid)
+    required = required_attributes().get(sop_class_uid)
     defect = "SOPClassUID is none of ours" if required is None else _defect(ds, (), required)
     if defect is None and CONTENT in _modules(sop_class_uid):
         defect = _missing(ds, ("ValueType", "ConceptNameCodeSequence", "ContentTemplateSequence"))
@@ -144,10 +144,11 @@ def _modules(sop_class_uid: str) -> list[str]:
 
 
 @cache
-def _required() -> dict[str, dict[Path, dict[str, str]]]:
+def required_attributes() -> dict[str, dict[Path, dict[str, str]]]:
     """Return SOP class -> place -> keyword -> type, of what mandatory modules demand unconditionally.
 
-    highdicom's own reader of its table takes 110 MB for it, of which nearly nothing is needed.
+    highdicom's own reader of its table takes 110 MB for it, of which nearly nothing is needed; here the first
+    call takes 50 MB for a moment.
     """
     table = pkgutil.get_data("highdicom", "_standard/module_attribute_map.json") or b"{}"
     attributes = json.loads(table, object_hook=_demanded)

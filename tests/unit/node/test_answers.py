@@ -192,10 +192,10 @@ def test_an_object_that_its_iod_forbids_never_leaves(
     """One clear error at its step, no row, no delivery; mended, the exam is read again."""
     keep(send, 1)
     claim = close(node, claim_of)
-    demanded = iod._required()
+    demanded = iod.required_attributes()
     more = {"1.2.840.10008.5.1.4.1.1.88.34": {(): {"InstitutionName": "1"}}}
     with monkeypatch.context() as patch:
-        patch.setattr(iod, "_required", lambda: demanded | more)
+        patch.setattr(iod, "required_attributes", lambda: demanded | more)
         read_exam(node, reader, claim)
     exam = exam_of(node, claim)
     assert (exam.state, exam.error_step) == ("failed", "report")
