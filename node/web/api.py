@@ -1,5 +1,6 @@
 """Stored predictions and figures over them, for programs: JSON, CSV and Parquet, described by OpenAPI."""
 
+import datetime as dt
 import tempfile
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -14,6 +15,7 @@ from db.errors import DatabaseError
 from db.filters import PredictionQuery
 from node.predictions import csv_lines, export, query_page, write_parquet
 from node.quality import Quality, ask_quality
+from node.web.curves import quality_curves
 from node.web.pages import render
 from node.web.security import TheNode, TheVisitor, scoped
 
@@ -26,6 +28,7 @@ shown = APIRouter()
 
 Month = Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", description="YYYY-MM, included.")]
 PART_BYTES = 1 << 20
+SHOWN_MONTHS = 24
 
 
 class Asked(PredictionQuery):
@@ -68,8 +71,12 @@ def quality(node: TheNode, visitor: TheVisitor, since: Month = None, until: Mont
 
 @shown.get("/quality")
 def show_quality(request: Request, node: TheNode, visitor: TheVisitor) -> Response:
-    """Show the same figures to a person."""
-    return render(request, "quality.html", quality=ask_quality(node, actor=visitor.actor))
+    """Show a person the same figures, of the last months only."""
+    first = dt.datetime.now(dt.UTC).date().replace(day=1)
+    for _ in range(SHOWN_MONTHS - 1):
+        first = (first - dt.timedelta(days=1)).replace(day=1)
+    found = ask_quality(node, actor=visitor.actor, months=(f"{first:%Y-%m}", None))
+    return render(request, "quality.html", quality=found, curves=quality_curves(found), months=SHOWN_MONTHS)
 
 
 @router.get("/openapi.json", include_in_schema=False)
