@@ -77,7 +77,6 @@ def quality(
     until: Month = None,
     reference_since: Month = None,
     reference_until: Month = None,
-    as_json: AsJson = True,  # noqa: ARG001 - there is no other form; what prints JSON everywhere is taken
     config: Config = None,
 ) -> None:
     """Print agreement with reviewers, abstention and drift, as JSON."""
