@@ -147,7 +147,7 @@ def test_a_wrong_filter_is_one_line_and_answers_nothing(
 
 
 def test_quality_is_json(endonode: Any) -> None:
-    status, shown, _ = endonode("quality", "--json", "--since", f"{START:%Y-%m}")
+    status, shown, _ = endonode("quality", "--since", f"{START:%Y-%m}")
     figures = json.loads(shown)
     assert (status, figures["abstention"][1]["unpredicted"], figures["abstention"][0]["readings"]) == (
         0,
