@@ -160,7 +160,7 @@ SEAMS = {
     AssociationSocket: ("__init__", "close", "ready", "recv", "send"),
     DULServiceProvider: ("__init__", "run_reactor", "send_pdu"),
     DIMSEServiceProvider: ("__init__", "get_msg", "receive_primitive", "send_msg"),
-    Association: ("__init__", "kill", "run_reactor", "set_socket"),
+    Association: ("__init__", "_serve_request", "kill", "run_reactor", "set_socket"),
     AE: ("_create_socket",),
 }
 """What we override of pynetdicom (ADR 6)."""
