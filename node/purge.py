@@ -50,6 +50,7 @@ def _purge_exam(node: Node, key: str, study_instance_uid: str, due: Select[ExamR
         revisions = session.scalars(select(ExamRow.id).where(ExamRow.exam_key == key))
         PictureCache(node.settings).drop(revisions)
         if rows:
+            record(session, "study_purged", newest.id, instances=len(rows))
             log.info("exam_purged", exam_id=newest.id, instances=len(rows))
         return len(rows)
 

@@ -166,7 +166,7 @@ def _subject(session: Session, event: Facts) -> Subject:
         first = session.get(InstanceRow, event["detail"]["instances"][0][0])
         patient = first.patient_id if first is not None else ""
         return Subject(event["subject_id"], patient, event["detail"]["sop_classes"])
-    if event["event"] in ("quarantine_accepted", "quarantine_discarded", "instance_purged"):
+    if event["event"] in ("quarantine_accepted", "quarantine_discarded"):
         row = session.get(InstanceRow, int(event["subject_id"]))
         return Subject(row.study_instance_uid, row.patient_id, {row.sop_class_uid: 1}) if row else Subject()
     exam = session.get(ExamRow, event["subject_id"])

@@ -20,6 +20,7 @@ LOG_USED = _dcm("110101", "Audit Log Used")
 BEGIN_TRANSFER = _dcm("110102", "Begin Transferring DICOM Instances")
 ACCESSED = _dcm("110103", "DICOM Instances Accessed")
 TRANSFERRED = _dcm("110104", "DICOM Instances Transferred")
+DELETED = _dcm("110105", "DICOM Study Deleted")
 EXPORT = _dcm("110106", "Export")
 QUERY = _dcm("110112", "Query")
 ALERT = _dcm("110113", "Security Alert")
@@ -71,7 +72,7 @@ KINDS: Mapping[str, Kind] = {
     "study_moved": Kind(ACCESSED, "U"),
     "quarantine_accepted": Kind(ACCESSED, "U"),
     "quarantine_discarded": Kind(ACCESSED, "D"),
-    "instance_purged": Kind(ACCESSED, "D"),
+    "study_purged": Kind(DELETED, "D"),
     "predictions_queried": Kind(QUERY, "E"),
     "quality_queried": Kind(QUERY, "E"),
     "dicom_queried": Kind(QUERY, "E"),

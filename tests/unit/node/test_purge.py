@@ -34,8 +34,10 @@ def test_pixels_of_an_old_delivered_exam_go_and_the_trail_says_so(node: Node, se
     assert purge_delivered(node) == 1
     assert not node.files.path(digest_of(b"pixels")).exists()
     with node.database.reading() as session:
-        events = session.scalars(select(AuditEventRow).where(AuditEventRow.event == "instance_purged")).all()
-    assert [event.subject_id for event in events] == [str(row.id)]
+        said = select(AuditEventRow).where(AuditEventRow.event.in_(("instance_purged", "study_purged")))
+        events = [(event.event, event.subject_id) for event in session.scalars(said)]
+        exam = session.scalars(select(ExamRow)).one()
+    assert events == [("instance_purged", str(row.id)), ("study_purged", exam.id)]
     assert purge_delivered(node) == 0
 
 
