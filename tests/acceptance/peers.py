@@ -38,7 +38,7 @@ def wait_for(what: str, ask: Callable[[], T | None], timeout_s: float, every_s: 
         time.sleep(every_s)
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(0.5)
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -77,7 +77,7 @@ class Orthanc:
                 stderr=log,
                 env={**os.environ, "TCP_NODELAY": "1"},
             )
-        wait_for("Orthanc", lambda: _listens(self.dicom_port) and _listens(self.http_port), 30)
+        wait_for("Orthanc", lambda: listens(self.dicom_port) and listens(self.http_port), 30)
 
     def stop(self) -> None:
         """Stop it by its pid."""
@@ -177,7 +177,7 @@ receives_results = true
             )
         self.processes.append(process)
         if command != "work":
-            wait_for("the node", lambda: _listens(self.port), 30, every_s=0.05)
+            wait_for("the node", lambda: listens(self.port), 30, every_s=0.05)
         return process
 
     def kill(self) -> None:
