@@ -1,12 +1,33 @@
 """What stored predictions are asked by: one vocabulary for the command line, the API and the query itself."""
 
 import datetime as dt
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+
+def _day(value: Any) -> Any:
+    """Refuse what would be taken for seconds since 1970: 20260101 were a day of that year."""
+    if not isinstance(value, dt.date) and not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", str(value)):
+        raise ValueError("a day was expected, such as 2026-03-31")
+    return value
+
 
 Term = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[^\x00]*$")]
 """PostgreSQL takes no NUL in a text, and answers it with an error."""
+Maybe = Annotated[str, StringConstraints(max_length=64, pattern=r"^[^\x00]*$")]
+"""The same of what an exam may lack; empty, it asks for those that do."""
+Place = Annotated[Term, WithJsonSchema({"type": "string", "pattern": "^[0-9]{1,17}-[0-9]{1,18}$"})]
+Day = Annotated[dt.date, BeforeValidator(_day)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -16,9 +37,11 @@ class PredictionFilters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     patient_id: Term | None = Field(default=None, description="Patient ID, exactly; of any issuer.")
-    issuer_of_patient_id: Term | None = Field(default=None, description="Issuer of that Patient ID.")
-    since: dt.date | None = Field(default=None, description="First day of reading, UTC.")
-    until: dt.date | None = Field(default=None, description="Last day of reading, UTC.")
+    issuer_of_patient_id: Maybe | None = Field(
+        default=None, description="Issuer of that Patient ID; empty: it has none."
+    )
+    since: Day | None = Field(default=None, description="First day of reading, UTC.")
+    until: Day | None = Field(default=None, description="Last day of reading, UTC.")
     model_version: Term | None = Field(default=None, description="Version of the model package.")
     model_digest: Term | None = Field(
         default=None, description="Digest of the model package, or its beginning."
@@ -38,7 +61,17 @@ class PredictionFilters(BaseModel):
         default=None, description="accepted, rejected, or none: nobody has said."
     )
     peer: Term | None = Field(default=None, description="AE title that the exam came from.")
-    device_model: Term | None = Field(default=None, description="Manufacturer and model of the device.")
+    device_model: Maybe | None = Field(
+        default=None, description="Manufacturer and model of the device; empty: not stated."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_is_true_or_false(cls, given: Any) -> Any:
+        """Refuse what would be taken for 1 or 0."""
+        if isinstance(given, dict) and any(isinstance(value, bool) for value in given.values()):
+            raise ValueError("text or a number was expected")
+        return given
 
     @model_validator(mode="after")
     def _issuer_is_of_a_patient(self) -> Self:
@@ -50,7 +83,7 @@ class PredictionFilters(BaseModel):
 class PredictionQuery(PredictionFilters):
     """The filters, and which page of the answer: by `after`, by number, or both."""
 
-    after: Term | None = Field(
+    after: Place | None = Field(
         default=None, description="`next` of the page before; without it, from the newest."
     )
     page: int = Field(default=1, ge=1, le=1_000_000, description="Number of the page, counted from there on.")

@@ -18,6 +18,7 @@ from node.web.security import Headers, LoggedOutError, ask_to_log_in, guard, is_
 STOP_S = 5
 
 SAID = {
+    400: "This was not understood.",
     403: "You may not do this.",
     404: "This is not here.",
     405: "This is not done so.",
@@ -67,14 +68,15 @@ def run_page(node: Node) -> None:
 
 def _say(request: Request, error: Exception) -> Response:
     """Answer an error: a page for a browser, JSON for a program; never what was sent, never a traceback."""
-    status, detail = 500, ""
+    status, detail, headers = 500, "", None
     if isinstance(error, HTTPException):
         status, detail = error.status_code, str(error.detail) if error.status_code == 403 else ""  # noqa: PLR2004
+        headers = error.headers
     elif isinstance(error, NodeError):
         status, detail = 404 if isinstance(error, NotFoundError) else 422, str(error)
     elif isinstance(error, RequestValidationError):
         status = 422
     said = SAID.get(status, SAID[500])
     if "text/html" not in request.headers.get("accept", "") and not request.headers.get("hx-request"):
-        return JSONResponse({"detail": detail or said}, status)
+        return JSONResponse({"detail": detail or said}, status, headers)
     return render(request, "error.html", status=status, said=said, detail=detail)

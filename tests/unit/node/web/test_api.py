@@ -44,6 +44,24 @@ def test_predictions_come_page_by_page_or_all_in_a_file(node: Node, program: Sta
     assert table.column("exam_id").to_pylist() == made[::-1]
 
 
+def test_a_patient_is_asked_for_without_an_address_that_says_so(node: Node, program: Start) -> None:
+    """A query stands in the logs of whatever lies between; a body does not."""
+    made = [add_exam(node, patient_id=patient) for patient in ("P1", "P2", "P2")]
+    client = program("predictions")
+    asked = {"patient_id": "P2", "issuer_of_patient_id": ""}
+    found = client.post("/api/predictions/search", json=asked).json()
+    assert [each["exam_id"] for each in found["predictions"]] == made[:0:-1]
+    assert found == client.get("/api/predictions", params=asked).json()
+    for wrong in ({"page": True}, {"nonsense": 1}, {"after": "nonsense"}):
+        assert client.post("/api/predictions/search", json=wrong).status_code == 422
+    unreadable = client.post(
+        "/api/predictions/search", content=b"{", headers={"Content-Type": "application/json"}
+    )
+    assert unreadable.status_code in (400, 422)
+    assert unreadable.json() == {"detail": "This was not understood."}
+    assert program("quality").post("/api/predictions/search", json={}).status_code == 403
+
+
 def test_a_scope_opens_one_thing(program: Start) -> None:
     for scope in SCOPES:
         client = program(scope)
@@ -53,7 +71,17 @@ def test_a_scope_opens_one_thing(program: Start) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["limit=0", "after=nonsense", "nonsense=1", "since=yesterday", "page=-1", "reading=maybe", "peer=%00"],
+    [
+        "limit=0",
+        "after=nonsense",
+        "nonsense=1",
+        "since=yesterday",
+        "since=20260101",
+        "page=-1",
+        "reading=maybe",
+        "peer=%00",
+        "issuer_of_patient_id=HOSPITAL",
+    ],
 )
 def test_what_is_not_understood_is_refused_without_repeating_it(program: Start, query: str) -> None:
     answer = program("predictions").get(f"/api/predictions?{query}")
@@ -84,6 +112,8 @@ def test_a_person_sees_the_figures_as_a_page(browser: Start, monkeypatch: pytest
 
 def test_the_document_says_what_may_be_asked(program: Start) -> None:
     said = program("predictions").get("/api/openapi.json").json()
-    assert set(said["paths"]) == {"/api/predictions", "/api/quality"}
+    assert set(said["paths"]) == {
+        "/api/predictions", "/api/predictions/search", "/api/quality", "/api/openapi.json",
+    }  # fmt: skip
     names = {each["name"] for each in said["paths"]["/api/predictions"]["get"]["parameters"]}
     assert {"patient_id", "min_probability", "after", "form"} <= names
