@@ -94,7 +94,7 @@ def token_add(
     config: Config = None,
 ) -> None:
     """Make a token and print it, this once."""
-    from node.users import add_token
+    from node.tokens import add_token
 
     with open_configured(config) as node:
         typer.echo(add_token(node, name, user=user, scopes=tuple(scope), days=days, actor=_actor()))
@@ -103,7 +103,7 @@ def token_add(
 @tokens_app.command("list")
 def token_list(config: Config = None) -> None:
     """Show every token: name, user, scopes, state."""
-    from node.users import list_tokens
+    from node.tokens import list_tokens
 
     with open_configured(config) as node:
         for token, user in list_tokens(node):
@@ -118,7 +118,7 @@ def token_revoke(
     config: Config = None,
 ) -> None:
     """Make a token worthless at once."""
-    from node.users import revoke_token
+    from node.tokens import revoke_token
 
     with open_configured(config) as node:
         revoke_token(node, name, actor=_actor())

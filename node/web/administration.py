@@ -6,7 +6,8 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from starlette.responses import RedirectResponse, Response
 
 from node.roles import ROLES, Role
-from node.users import list_tokens, list_users, revoke_token, set_disabled, set_role
+from node.tokens import list_tokens, revoke_token
+from node.users import list_users, set_disabled, set_role
 from node.web.pages import render
 from node.web.security import TheNode, TheVisitor, needs
 

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from db.tables import AuditEventRow
 from node.house import Node
-from node.users import visitor_of_session
+from node.sessions import visitor_of_session
 from node.web.security import TheNode, cookie_name
 
 router = APIRouter()

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
-from node.users import LoginRefusedError, ThrottledError, log_in, log_out
+from node.sessions import LoginRefusedError, ThrottledError, log_in, log_out
 from node.web.pages import render
 from node.web.security import TheNode, TheVisitor, address_of, cookie_name, is_secure
 

@@ -11,9 +11,11 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from node.house import Node
-from node.roles import Role
+from node.passwords import sha256_of
+from node.roles import Role, Visitor
+from node.sessions import visitor_of_session
 from node.settings import Settings
-from node.users import Visitor, sha256_of, visitor_of_session, visitor_of_token
+from node.tokens import visitor_of_token
 
 PUBLIC = frozenset({"/login", "/health/live", "/health/ready", "/metrics"})
 """What is answered without login, beside the files under ``/static``."""

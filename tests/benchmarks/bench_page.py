@@ -21,8 +21,9 @@ from db.engine import utc_now
 from db.tables import ExamRow, ModelPackageRow, PatientRow, PredictionRow
 from node.house import Node
 from node.serving import open_node
+from node.sessions import log_in
 from node.settings import Settings
-from node.users import add_user, log_in
+from node.users import add_user
 from node.web.app import make_app
 
 EXAMS = 100_000

@@ -21,7 +21,8 @@ from schemathesis.core import NotSet
 from node.roles import SCOPES
 from node.serving import open_node
 from node.settings import load_settings
-from node.users import add_token, add_user
+from node.tokens import add_token
+from node.users import add_user
 from node.web import api
 from tests.acceptance.peers import REPOSITORY, free_port
 from tests.unit.node.web.conftest import PASSWORD, add_exam

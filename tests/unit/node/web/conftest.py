@@ -11,7 +11,7 @@ from argon2 import PasswordHasher
 
 from db.engine import utc_now
 from db.tables import EvidenceRow, ExamRow, FrameRow, InstanceRow, ModelPackageRow, PatientRow, PredictionRow
-from node import users
+from node import passwords
 from node.house import Node
 from node.roles import Role
 from node.users import add_user
@@ -42,8 +42,8 @@ class Browser(TestClient):
 @pytest.fixture(autouse=True)
 def _cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash by argon2 still, in a hundredth of the time."""
-    monkeypatch.setattr(users, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
-    monkeypatch.setattr(users, "_nobody", [])
+    monkeypatch.setattr(passwords, "_hasher", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+    monkeypatch.setattr(passwords, "_nobody", [])
 
 
 @pytest.fixture

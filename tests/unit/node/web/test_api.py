@@ -10,7 +10,8 @@ from node.drift import Drift
 from node.house import Node
 from node.quality import Abstention, Agreement, Quality, Reason
 from node.roles import SCOPES
-from node.users import add_token, add_user
+from node.tokens import add_token
+from node.users import add_user
 from node.web import api
 from tests.unit.node.web.conftest import PASSWORD, Browser, add_exam
 

@@ -11,7 +11,9 @@ from sqlalchemy import func, select, update
 from db.engine import utc_now
 from db.tables import AuditEventRow, LoginFailureRow, UserRow, WebSessionRow
 from node.house import Node
-from node.users import MOST_FAILURES_OF_NAME, add_token, add_user, revoke_token, set_disabled
+from node.sessions import MOST_FAILURES_OF_NAME
+from node.tokens import add_token, revoke_token
+from node.users import add_user, set_disabled
 from node.web.app import make_app
 from node.web.security import PUBLIC
 from tests.unit.node.web.conftest import PASSWORD, Browser, add_exam
