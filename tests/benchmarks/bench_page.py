@@ -1,7 +1,7 @@
 """How long the server takes for a page of the worklist over 100,000 exams, as JSON; 100 ms are the bound.
 
-Generated rows on a SQLite file: one exam in ten is of each rare kind. The older half is reviewed; at last all
-but 40 are. Each request is timed at the server, from its arrival to its last byte, warm.
+Generated rows, on SQLite and on PostgreSQL: one exam in ten is of each rare kind. The older half is
+reviewed; at last all but 40 are. Each request is timed at the server, from arrival to last byte, warm.
 """
 
 import asyncio
@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 import httpx
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select, text, update
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from db.engine import utc_now
 from db.tables import ExamRow, ModelPackageRow, PatientRow, PredictionRow
@@ -25,6 +27,8 @@ from node.sessions import log_in
 from node.settings import Settings
 from node.users import add_user
 from node.web.app import make_app
+from tests.benchmarks.databases import KINDS as DATABASES
+from tests.benchmarks.databases import empty_database
 
 EXAMS = 100_000
 TIMES = 15
@@ -115,18 +119,22 @@ async def measure(node: Node, token: str) -> dict[str, dict[str, float]]:
 
 
 def main() -> int:
-    """Print the figures; 1 where a median is past the bound."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(
-            storage_dir=Path(folder) / "store", database_url=f"sqlite:///{folder}/node.db", min_free_bytes=0
-        )
-        with open_node(settings, stores=True) as node:
-            fill(node)
-            add_user(node, "bench", "viewer", "correct horse battery", actor="os:bench")
-            token = log_in(node, "bench", "correct horse battery", address="127.0.0.1")
-            found = asyncio.run(measure(node, token))
-    sys.stdout.write(json.dumps({"exams": EXAMS, "bound_ms": BOUND_MS, "pages": found}, indent=2) + "\n")
-    return int(any(each["median_ms"] > BOUND_MS for each in found.values()))
+    """Print a line for each database; 1 where a median is past the bound."""
+    holds = True
+    for kind in DATABASES:
+        with tempfile.TemporaryDirectory() as folder, empty_database(kind, Path(folder)) as url:
+            settings = Settings(storage_dir=Path(folder) / "store", database_url=url, min_free_bytes=0)
+            with open_node(settings, stores=True) as node:
+                fill(node)
+                if kind == "postgresql":  # as its own service does in a node that has grown to this
+                    with node.database.engine.connect() as connection:
+                        connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+                add_user(node, "bench", "viewer", "correct horse battery", actor="os:bench")
+                token = log_in(node, "bench", "correct horse battery", address="127.0.0.1")
+                found = asyncio.run(measure(node, token))
+        holds &= all(each["median_ms"] <= BOUND_MS for each in found.values())
+        print(json.dumps({"database": kind, "exams": EXAMS, "bound_ms": BOUND_MS, "pages": found}))  # noqa: T201
+    return not holds
 
 
 if __name__ == "__main__":
