@@ -25,6 +25,7 @@ def _validate(path: Path) -> str:
     return "\n".join(line for line in done.stderr.splitlines() if line.startswith("Error"))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("associations", [1, 4])
 @pytest.mark.parametrize("jpeg_quality", [90, None], ids=["jpeg", "explicit-le"])
 def test_three_studies_are_answered(
@@ -90,7 +91,7 @@ def test_a_study_sent_by_the_pacs_itself_is_complete(
         orthanc.post("/instances", path.read_bytes())
     (orthanc_study,) = orthanc.get("/studies")
     orthanc.post("/modalities/node/store", {"Resources": [orthanc_study], "Synchronous": True})
-    exam = node.wait_delivered([study], 40)[study]
+    exam = node.wait_delivered([study], 60)[study]
     assert exam["completeness"] == {"verdict": "complete", "reason": "set", "expected": 8, "missing": 0}
 
 
@@ -103,7 +104,7 @@ def test_a_study_that_lacks_images_says_so(start_pair: Callable[..., Pair], stud
     for path in paths:
         orthanc.post("/instances", path.read_bytes())
     assert dcmsend(node.port, paths[:6]).returncode == 0
-    exam = node.wait_delivered([study], 40)[study]
+    exam = node.wait_delivered([study], 60)[study]
     assert exam["completeness"] == {"verdict": "incomplete", "reason": "set", "expected": 8, "missing": 2}
     assert exam["counts"]["received"] == 6
 
@@ -114,7 +115,7 @@ def test_own_results_sent_back_start_nothing(start_pair: Callable[..., Pair], st
     node.start()
     study = "1.2.826.0.2.3"
     assert dcmsend(node.port, studies.write(study, studies.of("uc"), patient_id="A")).returncode == 0
-    node.wait_delivered([study], 40)
+    node.wait_delivered([study], 60)
     held = orthanc.instances(study).values()
     for each in held:
         orthanc.post("/modalities/node/store", {"Resources": [each["id"]], "Synchronous": True})

@@ -14,7 +14,7 @@ from node.demo.wrapping import wrap
 from tests.acceptance.conftest import Pair
 from tests.acceptance.peers import dcmsend
 
-pytestmark = pytest.mark.acceptance
+pytestmark = [pytest.mark.acceptance, pytest.mark.alone]
 
 ROWS, COLUMNS, FRAMES = 576, 720, 242
 MB = 1_000_000

@@ -22,7 +22,7 @@ def test_the_same_study_twice_is_read_once(start_pair: Callable[..., Pair], stud
     paths = studies.write(study, studies.of("uc"), patient_id="A")
     assert dcmsend(node.port, paths).returncode == 0
     assert dcmsend(node.port, paths).returncode == 0
-    node.wait_delivered([study], 40)
+    node.wait_delivered([study], 60)
     assert dcmsend(node.port, paths).returncode == 0
     time.sleep(4)
     (exam,) = node.exams()
@@ -39,7 +39,7 @@ def test_interleaved_studies_are_kept_apart(start_pair: Callable[..., Pair], stu
     mixed = [path for pair in zip(first, second, strict=False) for path in pair]
     mixed += [path for path in (*first, *second) if path not in mixed]
     assert dcmsend(node.port, mixed).returncode == 0
-    exams = node.wait_delivered(["1.2.826.0.6.2", "1.2.826.0.6.3"], 40)
+    exams = node.wait_delivered(["1.2.826.0.6.2", "1.2.826.0.6.3"], 60)
     assert {exam["patient_id"]: exam["counts"]["received"] for exam in exams.values()} == {
         "A": len(first),
         "B": len(second),
@@ -57,7 +57,7 @@ def test_three_pieces_within_quiet_time_are_one_revision(
     for part in (paths[:3], paths[3:6], paths[6:]):
         assert dcmsend(node.port, part).returncode == 0
         time.sleep(2)
-    exam = node.wait_delivered([study], 40)[study]
+    exam = node.wait_delivered([study], 60)[study]
     assert (exam["revision"], exam["counts"]["received"]) == (1, len(paths))
 
 
@@ -70,10 +70,10 @@ def test_a_late_image_makes_a_revision_that_supersedes(
     study = "1.2.826.0.6.5"
     paths = studies.write(study, studies.of("uc"), patient_id="A")
     assert dcmsend(node.port, paths[:-1]).returncode == 0
-    node.wait_delivered([study], 40)
+    node.wait_delivered([study], 60)
     assert dcmsend(node.port, paths[-1:]).returncode == 0
     wait_for("revision 2", lambda: len(node.exams()) == 2, 10)
-    newest = node.wait_delivered([study], 40)[study]
+    newest = node.wait_delivered([study], 60)[study]
     first = next(exam for exam in node.exams() if exam["revision"] == 1)
     assert (newest["revision"], newest["counts"]["received"]) == (2, len(paths))
     assert (first["superseded_by"], first["counts"]["received"]) == (newest["exam_id"], len(paths) - 1)
@@ -99,7 +99,7 @@ def test_an_aborted_association_keeps_what_was_answered(
         assert assoc.send_c_store(ds).Status == 0x0000
     assoc.abort()
     assert dcmsend(node.port, paths).returncode == 0
-    exam = node.wait_delivered([study], 40)[study]
+    exam = node.wait_delivered([study], 60)[study]
     assert (exam["revision"], exam["counts"]["received"]) == (1, len(paths))
 
 
@@ -114,7 +114,7 @@ def test_a_bronchoscopy_is_answered_unpredicted(start_pair: Callable[..., Pair],
         ds.BodyPartExamined = "BRONCHUS"
         ds.save_as(path)
     assert dcmsend(node.port, paths).returncode == 0
-    exam = node.wait_delivered([study], 40)[study]
+    exam = node.wait_delivered([study], 60)[study]
     assert (exam["reading"], exam["unpredicted_reason"]) == ("unpredicted", "not_lower_gi")
     assert (exam["counts"]["kept"], exam["evidence"]) == (0, [])
     assert {each["Modality"] for each in orthanc.instances(study).values()} == {"OT", "SR"}
@@ -129,7 +129,7 @@ def test_another_picture_under_a_known_uid_is_quarantined(
     study = "1.2.826.0.6.8"
     paths = studies.write(study, studies.of("uc"), patient_id="A", limit=3)
     assert dcmsend(node.port, paths).returncode == 0
-    node.wait_delivered([study], 40)
+    node.wait_delivered([study], 60)
     ds = dcmread(paths[0])
     other = wrap(
         ds.pixel_array[::-1].copy(),

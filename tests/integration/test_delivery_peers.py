@@ -15,7 +15,7 @@ from node.dicom.scu import Outgoing, RemoteInstance, echo, find_instances, send
 from node.results.page import draw_pages
 from node.results.secondary_capture import build_secondary_capture
 from node.settings import Peer, Settings
-from tests.acceptance.peers import Orthanc, _listens, free_port, missing_tools, wait_for
+from tests.acceptance.peers import Orthanc, free_port, listens, missing_tools, wait_for
 from tests.integration.delivering import MULTI, SINGLE, Bench, bench, result
 from tests.unit.node.results.conftest import LOSSLESS, encode, make_report, make_source, make_template
 
@@ -62,7 +62,7 @@ def running(port: int, *command: str) -> Iterator[Peer]:
     """Run a DCMTK server until the end of the block."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_for(command[0], lambda: _listens(port), 20)
+            wait_for(command[0], lambda: listens(port), 20)
             yield Peer(ae_title="PACS", host="127.0.0.1", port=port)
         finally:
             process.terminate()
