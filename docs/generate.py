@@ -8,9 +8,10 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files, requires
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -83,6 +84,8 @@ def _type(annotation: Any) -> str:
     arguments = get_args(annotation)
     if annotation in names:
         return names[annotation]
+    if get_origin(annotation) is Mapping:
+        return f"table of {_type(arguments[1])}"
     if all(isinstance(argument, str) for argument in arguments):
         return ", ".join(f"`{argument}`" for argument in arguments)
     if Ellipsis in arguments:

@@ -51,8 +51,8 @@ def log_in(node: Node, name: str, password: str, *, address: str) -> str:
             session.execute(delete(LoginFailureRow).where(LoginFailureRow.name_sha256 == tried))
             return _open(session, node, user, address=address)
         # What was typed as a name may be a password: it is not kept.
-        subject, actor = (str(user.id), user.name) if user else ("unknown", "")
-        _fail(session, subject, actor=actor, address=address, tried=tried)
+        known, actor = (str(user.id), user.name) if user else ("unknown", "")
+        _fail(session, known, actor=actor, address=address, tried=tried)
     raise LoginRefusedError("the name or the password is not right")
 
 
@@ -70,18 +70,13 @@ def log_in_by_provider(node: Node, subject: str, name: str, role: Role | None, *
     kept = sha256_of(subject)
     with node.database.writing() as session:
         user = session.scalars(select(UserRow).where(UserRow.oidc_subject == kept)).first()
-        is_taken = session.scalar(select(UserRow.id).where(UserRow.name == name)) is not None
+        is_free = is_name(name) and session.scalar(select(UserRow.id).where(UserRow.name == name)) is None
         if role is None:
-            reason, said = "role", "your account has no role here; ask whoever runs this node for one"
-        elif user is None and is_taken:
-            reason, said = "name", "another user here has your name; ask whoever runs this node"
-        elif user is None and not is_name(name):
-            reason, said = (
-                "name",
-                "your account has no name that can be used here; ask whoever runs this node",
-            )
+            reason, said = "role", "your account has no role here"
+        elif user is None and not is_free:
+            reason, said = "name", "your name is another user's here, or none that could be shown"
         elif user is not None and user.disabled_at is not None:
-            reason, said = "disabled", "you may not log in here; ask whoever runs this node"
+            reason, said = "disabled", "you may not log in here"
         else:
             if user is None:
                 user = UserRow(name=name, role=role, oidc_subject=kept, created_at=utc_now())
@@ -94,7 +89,7 @@ def log_in_by_provider(node: Node, subject: str, name: str, role: Role | None, *
             return _open(session, node, user, address=address)
         known = str(user.id) if user else "unknown"
         _fail(session, known, actor=user.name if user else "", address=address, reason=reason)
-    raise LoginRefusedError(said)
+    raise LoginRefusedError(f"{said}; ask whoever runs this node")
 
 
 def fail_login_by_provider(node: Node, reason: str, *, address: str) -> None:
@@ -158,15 +153,9 @@ def _open(session: Session, node: Node, user: UserRow, *, address: str) -> str:
 
 
 def _fail(
-    session: Session,
-    subject: str,
-    *,
-    address: str,
-    actor: str = "",
-    tried: str = "",
-    reason: str = "password",
+    session: Session, user: str, *, address: str, actor: str = "", tried: str = "", reason: str = "password"
 ) -> None:
     now = utc_now()
     session.execute(delete(LoginFailureRow).where(LoginFailureRow.at < now - dt.timedelta(days=1)))
     session.add(LoginFailureRow(name_sha256=tried, address=address[:45], at=now))
-    record(session, "user_login_failed", subject, actor=actor, address=address, reason=reason)
+    record(session, "user_login_failed", user, actor=actor, address=address, reason=reason)

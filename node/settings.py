@@ -4,22 +4,19 @@ import difflib
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as UnreadableVariableError
 
 from node.errors import SettingsError
+from node.roles import Role
 from node.rules import EndoscopyRule, LowerGiRule, Table
 
 __all__ = ["ENV_PREFIX", "EndoscopyRule", "LowerGiRule", "Peer", "Settings", "load_settings"]
@@ -28,6 +25,7 @@ ENV_PREFIX = "ENDONODE_"
 RESERVED = frozenset({"ENDONODE_CONFIG", "ENDONODE_DATA"})
 """Not settings: the default of ``--config``, and where the tests find real frames."""
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 A_YEAR_S = 31_536_000
 Seconds = Annotated[float, Field(gt=0, le=A_YEAR_S)]
 
@@ -46,6 +44,14 @@ def _addresses(values: tuple[str, ...]) -> tuple[str, ...]:
         except ValueError:
             raise ValueError(f"an address or a network (CIDR) was expected; {value!r} was found") from None
     return values
+
+
+def _issuer(value: str) -> str:
+    url = urlsplit(value)
+    is_loopback = url.scheme == "http" and url.hostname in LOOPBACK
+    if value and not (url.hostname and (url.scheme == "https" or is_loopback)):
+        raise ValueError(f"an https address was expected (http on loopback alone); {value!r} was found")
+    return value
 
 
 def _time_zone(name: str) -> str:
@@ -167,6 +173,25 @@ class Settings(BaseSettings):
         default=None, description="PEM file of the page's certificate and its chain; empty: no TLS."
     )
     tls_key: Path | None = Field(default=None, description="PEM file of the certificate's private key.")
+    oidc_issuer: Annotated[str, AfterValidator(_issuer)] = Field(
+        default="",
+        description="OpenID Connect provider by which people may log in to the page too, as it names itself, "
+        "such as `https://login.example.org/realms/clinic`; needs the extra `oidc`. Empty: passwords alone.",
+    )
+    oidc_client_id: str = Field(default="", description="Client id under which the provider knows the page.")
+    oidc_client_secret_file: Path | None = Field(
+        default=None, description="File that holds the client secret and nothing else."
+    )
+    oidc_name_claim: str = Field(
+        default="preferred_username", description="Claim of the ID token that is taken as the user's name."
+    )
+    oidc_role_claim: str = Field(
+        default="groups", description="Claim of the ID token, a text or a list, that gives the user's role."
+    )
+    oidc_roles: Mapping[str, Role] = Field(
+        default={},
+        description="Role for each value of that claim; of several the highest. Who has none is refused.",
+    )
     session_idle_s: Seconds = Field(
         default=1800,
         description="Seconds without use after which who is logged in to the page is so no longer.",
@@ -244,6 +269,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "model_dir", "recipe", "tls_certificate", "tls_key", "audit_key", "audit_head", "syslog_ca",
+        "oidc_client_secret_file",
         mode="before",
     )  # fmt: skip
     @classmethod
@@ -262,12 +288,23 @@ class Settings(BaseSettings):
     def _page_is_guarded(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key: both were expected, one alone was found")
-        is_loopback = self.http_bind in ("127.0.0.1", "::1", "localhost")
+        is_loopback = self.http_bind in LOOPBACK
         if self.http_port and not (is_loopback or self.tls_certificate or self.behind_proxy):
             raise ValueError(
                 f"http_bind: loopback, or TLS (tls_certificate, tls_key), or behind_proxy was expected, "
                 f"{self.http_bind} alone was found"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> Self:
+        needed = {
+            "oidc_issuer": self.oidc_issuer, "oidc_client_id": self.oidc_client_id,
+            "oidc_client_secret_file": self.oidc_client_secret_file, "oidc_roles": self.oidc_roles,
+        }  # fmt: skip
+        missing = [name for name, value in needed.items() if not value]
+        if missing and len(missing) < len(needed):
+            raise ValueError(f"{', '.join(needed)}: all were expected; missing: {', '.join(missing)}")
         return self
 
     @classmethod

@@ -78,9 +78,7 @@ def user_of(session: Session, name: str) -> UserRow:
 def _own(session: Session, name: str) -> UserRow:
     user = user_of(session, name)
     if user.oidc_subject is not None:
-        raise NodeError(
-            f"user {name}: logs in by OpenID Connect; role and password are its provider's to set"
-        )
+        raise NodeError(f"user {name}: logs in by OpenID Connect; set role and password at the provider")
     return user
 
 

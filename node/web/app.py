@@ -9,8 +9,9 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from node.errors import NodeError, NotFoundError
+from node.errors import NodeError, NotFoundError, SettingsError
 from node.house import Node
+from node.settings import Settings
 from node.web import administration, api, events, exam, login, operations, pictures, reviewing, worklist
 from node.web.pages import FOLDER, environment, render
 from node.web.security import Headers, LoggedOutError, ask_to_log_in, guard, is_secure
@@ -38,6 +39,8 @@ def make_app(node: Node) -> FastAPI:
     for part in (operations, login, worklist, events, exam, pictures, reviewing, administration, api):
         app.include_router(part.router)
     app.include_router(api.shown)
+    if node.settings.oidc_issuer:
+        _join_provider(app, node.settings)
     app.mount("/static", StaticFiles(directory=FOLDER / "static"), name="static")
     app.add_exception_handler(LoggedOutError, ask_to_log_in)
     app.add_exception_handler(HTTPException, _say)
@@ -64,6 +67,17 @@ def run_page(node: Node) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=STOP_S,
     )
+
+
+def _join_provider(app: FastAPI, settings: Settings) -> None:
+    try:
+        from node.web import oidc  # late: an extra, for those alone who have a provider
+    except ImportError as error:
+        raise SettingsError(
+            f"oidc_issuer: the extra oidc was expected, {error.name} was not found; "
+            "`pip install endonode[oidc]`, or unset it"
+        ) from error
+    oidc.join(app, settings)
 
 
 def _say(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import datetime as dt
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from fastapi import Request
@@ -51,7 +52,7 @@ def environment(settings: Settings) -> Environment:
     found.globals |= {
         "CAUTIONARY": words.CAUTIONARY, "READINGS": words.READINGS, "REASONS": words.REASONS,
         "CLASSES": words.CLASSES, "STATES": STATES, "WALK": WALK, "VERDICTS": VERDICTS,
-        "zone": settings.timezone or "UTC",
+        "zone": settings.timezone or "UTC", "provider": urlsplit(settings.oidc_issuer).hostname,
     }  # fmt: skip
     return found
 

@@ -17,7 +17,8 @@ from node.sessions import visitor_of_session
 from node.settings import Settings
 from node.tokens import visitor_of_token
 
-PUBLIC = frozenset({"/login", "/health/live", "/health/ready", "/metrics"})
+OF_PROVIDER = frozenset({"/login/oidc", "/login/oidc/end"})
+PUBLIC = frozenset({"/login", "/health/live", "/health/ready", "/metrics"}) | OF_PROVIDER
 """What is answered without login, beside the files under ``/static``."""
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

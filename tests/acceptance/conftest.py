@@ -7,10 +7,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from node.demo.wrapping import wrap
 from tests.acceptance.peers import NodeProcess, Orthanc, free_port, missing_tools
 
+CHROMIUM = Path("/usr/bin/chromium")
 NEEDED = ("Orthanc", "dcmsend", "dciodvfy")
 
 
@@ -100,6 +102,17 @@ def start_pair(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
     for node, orthanc in started:
         node.kill()
         orthanc.stop()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Return Debian's Chromium without a window."""
+    if not CHROMIUM.is_file():
+        pytest.skip(f"{CHROMIUM} is needed (Debian: chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

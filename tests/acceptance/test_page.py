@@ -2,13 +2,13 @@
 
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pydicom import dcmread
 
 from node.roles import Role
@@ -21,7 +21,6 @@ from tests.unit.node.web.conftest import PASSWORD, add_exam
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.data]
 
-CHROMIUM = Path("/usr/bin/chromium")
 USERS: dict[str, Role] = {"anna": "reviewer", "bert": "reviewer", "vera": "viewer", "adam": "administrator"}
 HTML = "<script>alert(1)</script>"
 READ_WITHIN_MS = 60_000
@@ -44,16 +43,6 @@ def node(start_pair: Callable[..., Pair]) -> NodeProcess:
     return node
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if not CHROMIUM.is_file():
-        pytest.skip(f"{CHROMIUM} is needed (Debian: chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 def log_in(context: BrowserContext, node: NodeProcess, name: str) -> Page:
     """Return a page on which someone is logged in; what goes wrong in it, a script's dialog too, fails."""
     page = context.new_page()
@@ -61,7 +50,7 @@ def log_in(context: BrowserContext, node: NodeProcess, name: str) -> Page:
     page.on("dialog", lambda dialog: pytest.fail(f"text became a script: {dialog.message}"))
     page.on("request", lambda request: _is_ours(request.url, node))
     at = f"http://127.0.0.1:{node.http_port}/"
-    wait_for("the page", lambda: page.goto(at, wait_until="commit") if _answers(node) else None, 30)
+    wait_for("the page", lambda: page.goto(at, wait_until="commit") if answers(node) else None, 30)
     page.fill("[name=name]", name)
     page.fill("[name=password]", PASSWORD)
     page.keyboard.press("Enter")
@@ -69,7 +58,7 @@ def log_in(context: BrowserContext, node: NodeProcess, name: str) -> Page:
     return page
 
 
-def _answers(node: NodeProcess) -> bool:
+def answers(node: NodeProcess) -> bool:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{node.http_port}/health/ready", timeout=5) as answer:
             return bool(answer.status == 200)

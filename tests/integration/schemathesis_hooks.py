@@ -6,7 +6,7 @@ import schemathesis
 
 
 @schemathesis.hook
-def before_call(_context: Any, case: schemathesis.Case, _arguments: Any) -> None:
+def before_call(_context: Any, case: Any, _arguments: Any) -> None:
     """Name a patient beside each issuer that stands alone."""
     for asked in (case.query, case.body):
         if isinstance(asked, dict) and asked.get("issuer_of_patient_id") is not None:
