@@ -35,6 +35,9 @@ QUEUE_OF_KIND = {
     "deliver": "deliver",
     "commit": "deliver",
     "picture": "picture",
+    "notify": "deliver",
+    "pull": "deliver",
+    "perform": "deliver",
 }
 SLOTS_OF_QUEUE = {"exams": 2, "read": 1, "deliver": 4, "picture": 1}
 POLL_S = 0.1

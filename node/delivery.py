@@ -22,6 +22,7 @@ from node.house import Node
 from node.ladder import choose_forms, next_form, objects_of, remember, remembered
 from node.records import fail_exam
 from node.settings import Peer
+from node.workitems import follow
 
 log = structlog.get_logger()
 
@@ -87,7 +88,9 @@ def conclude(
     record(
         session, "result_delivered", delivery.exam_id, peer=delivery.peer_ae_title, committed=committed
     )  # fmt: skip
-    _settle(session, session.get_one(ExamRow, delivery.exam_id), now)
+    exam = session.get_one(ExamRow, delivery.exam_id)
+    _settle(session, exam, now)
+    follow(session, node, exam)
     node.jobs.finish(session, claim)
     log.info("result_delivered", exam_id=delivery.exam_id, peer=delivery.peer_ae_title, committed=committed)
 
@@ -102,6 +105,7 @@ def give_up(session: Session, node: Node, claim: Claim, delivery: DeliveryRow, e
     else:
         delivery.state = "failed"
         fail_exam(session, exam.id, "deliver", error)
+        follow(session, node, exam)
         node.jobs.bury(session, claim, error)
     log.warning("delivery_not_made", exam_id=exam.id, peer=delivery.peer_ae_title, error=error)
 

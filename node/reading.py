@@ -25,6 +25,7 @@ from node.lower_gi import STATED_IN, judge
 from node.pictures import keep_panels
 from node.records import fail_exam, superseded_results, write_frames, write_prediction, write_results
 from node.reporting import Material, Outcome, make_panels, make_results
+from node.workitems import follow
 from pipeline.clean.near_duplicates import duplicate_groups
 from pipeline.errors import DecodeError
 from pipeline.instance import read_header
@@ -62,6 +63,7 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
         except InvalidResultError as error:  # it would be no better the next time
             with node.database.writing() as session:
                 fail_exam(session, claim.subject_id, "report", str(error))
+                follow(session, node, session.get_one(ExamRow, claim.subject_id))
                 node.jobs.bury(session, claim, str(error))
             return
         stored = {encoded.sop_instance_uid: node.files.keep_bytes(encoded.data) for encoded in objects}
@@ -87,6 +89,7 @@ def read_exam(node: Node, reader: FrameReader, claim: Claim) -> None:
         exam.step_seconds = {**exam.step_seconds, **watch.seconds}
         record(session, "exam_read", exam.id, reading=outcome.patient.reading, reason=outcome.patient.reason)
         write_results(session, node, exam, stored, objects, now)
+        follow(session, node, exam)
         node.jobs.finish(session, claim)
 
 
@@ -110,6 +113,7 @@ def _begin(node: Node, claim: Claim) -> Material | None:
         if exam.state == "closed":
             exam.state = "reading"
             record(session, "exam_reading", exam.id)
+            follow(session, node, exam)
         return gather(session, exam)
 
 

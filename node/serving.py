@@ -136,9 +136,11 @@ def serve(settings: Settings, config: Path | None) -> None:
 @contextmanager
 def _receiving(node: Node) -> Iterator[None]:
     from node.dicom.scp import Receiver  # late: commands that do not listen load no pynetdicom
+    from node.workitem_requests import report_restart
 
     receiver = Receiver(node)
     receiver.start()
+    report_restart(node)
     log.info("receiver_started", ae_title=node.settings.ae_title, port=receiver.port)
     try:
         yield

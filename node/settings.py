@@ -107,6 +107,10 @@ class Peer(Table):
         default=False,
         description="Whether the peer's modality worklist is asked for the order of an exam that is closed.",
     )
+    workitem_period_s: float = Field(
+        default=0, ge=0, le=A_YEAR_S,
+        description="Seconds between two looks for our steps in the peer's unified worklist (UPS); 0: none.",
+    )  # fmt: skip
     default_issuer: str = Field(
         default="", max_length=64, description="Issuer of Patient ID for this peer's images that carry none."
     )

@@ -12,9 +12,10 @@ from db.audit import record
 from db.errors import DatabaseError
 from db.jobs import Claim
 from db.jobs_dbos import DbosJobs, JobWorker
-from db.tables import DeliveryRow, InstanceRow
+from db.tables import DeliveryRow, ExamRow, InstanceRow
 from models.errors import ModelError
 from models.package import load_package
+from node import workitem_steps
 from node.closing import close_exam
 from node.commitment import commit
 from node.delivery import deliver
@@ -28,6 +29,8 @@ from node.purge import purge_delivered
 from node.reading import read_exam
 from node.records import fail_exam
 from node.results.iod import required_attributes
+from node.workitem_steps import notify, perform, pull, start_pulling
+from node.workitems import follow
 from pipeline.clean.recipe import load_recipe
 from pipeline.errors import PipelineError
 
@@ -68,6 +71,9 @@ class Worker:
                 "deliver": lambda claim: deliver(node, claim),
                 "commit": lambda claim: commit(node, claim),
                 "picture": lambda claim: make_pictures(node, self._reader, claim),
+                "notify": lambda claim: notify(node, claim),
+                "pull": lambda claim: pull(node, claim),
+                "perform": lambda claim: perform(node, claim),
             },
             on_buried=self._on_buried,
             transient=OUTAGES,
@@ -76,6 +82,7 @@ class Worker:
 
     def start(self) -> None:
         """Begin to take jobs."""
+        start_pulling(self._node)
         self._jobs.start()
         self._purger.start()
 
@@ -86,7 +93,10 @@ class Worker:
         self._reader.close()
 
     def _on_buried(self, session: Session, claim: Claim, error_text: str) -> None:
-        on_buried(session, claim, error_text)
+        exam_id = on_buried(session, claim, error_text)
+        workitem_steps.on_buried(session, self._node, claim, error_text)
+        if exam_id is not None:
+            follow(session, self._node, session.get_one(ExamRow, exam_id))
         if claim.kind == "read":  # whoever waits for a result is told that there is none
             self._node.jobs.enqueue(session, "state_failure", claim.subject_id)
 
@@ -100,16 +110,19 @@ class Worker:
                 return
 
 
-def on_buried(session: Session, claim: Claim, error_text: str) -> None:
-    """Show a dead letter where people look: at its exam, its delivery or its instance."""
+def on_buried(session: Session, claim: Claim, error_text: str) -> str | None:
+    """Show a dead letter where people look: at its exam, which is returned, its delivery or its instance."""
     if claim.kind in ("close", "read"):
         fail_exam(session, claim.subject_id, claim.kind, error_text)
-    elif claim.kind in ("deliver", "commit"):
+        return claim.subject_id
+    if claim.kind in ("deliver", "commit"):
         delivery = session.get_one(DeliveryRow, int(claim.subject_id))
         delivery.state, delivery.last_error = "failed", error_text
         fail_exam(session, delivery.exam_id, "deliver", error_text)
-    elif claim.kind == "compare":
+        return delivery.exam_id
+    if claim.kind == "compare":
         instance = session.get_one(InstanceRow, int(claim.subject_id))
         if instance.disposition == "pending":
             instance.disposition, instance.disposition_reason = "quarantined", "not_comparable"
             record(session, "instance_quarantined", str(instance.id), reason="not_comparable")
+    return None

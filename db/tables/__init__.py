@@ -14,6 +14,7 @@ from db.tables.results import (
     PeerMemoryRow,
     ResultObjectRow,
 )
+from db.tables.workitems import WorkitemReportRow, WorkitemRow, WorkitemSubscriptionRow
 
 __all__ = [
     "ApiTokenRow",
@@ -42,4 +43,7 @@ __all__ = [
     "TallyRow",
     "UserRow",
     "WebSessionRow",
+    "WorkitemReportRow",
+    "WorkitemRow",
+    "WorkitemSubscriptionRow",
 ]

@@ -21,7 +21,7 @@ class InstallationRow(Base):
 class JobRow(Base):
     """A piece of work; `subject_id` names what it is about.
 
-    `kind` is compare, close, read, state_failure, deliver, commit or picture.
+    `kind` is compare, close, read, state_failure, deliver, commit, picture, notify, pull or perform.
     `state` is queued, running, done or buried (dead letter). This table is the truth; the engine behind it
     only dispatches. `outage_since` is when it first failed for want of something that will be back.
     """

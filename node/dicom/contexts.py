@@ -17,10 +17,13 @@ from pynetdicom.sop_class import (
     StudyRootQueryRetrieveInformationModelFind,
     StudyRootQueryRetrieveInformationModelGet,
     StudyRootQueryRetrieveInformationModelMove,
+    UnifiedProcedureStepEvent,
+    UnifiedProcedureStepPush,
+    UnifiedProcedureStepWatch,
     Verification,
 )
 
-from node.settings import Settings
+from node.settings import Peer, Settings
 
 TRANSFER_SYNTAXES: tuple[str, ...] = (
     # Uncompressed and lossless first: of several that a peer offers in one context the first here is taken,
@@ -85,7 +88,11 @@ QUERY_CLASSES: tuple[str, ...] = (
     StudyRootQueryRetrieveInformationModelMove, StudyRootQueryRetrieveInformationModelGet,
 )  # fmt: skip
 
-NOT_STORAGE = frozenset({Verification, StorageCommitmentPushModel, *QUERY_CLASSES})
+WORKITEM_CLASSES: tuple[str, ...] = (UnifiedProcedureStepPush, UnifiedProcedureStepWatch)
+
+NOT_STORAGE = frozenset(
+    {Verification, StorageCommitmentPushModel, UnifiedProcedureStepEvent, *WORKITEM_CLASSES, *QUERY_CLASSES}
+)
 
 
 def echo_contexts() -> list[PresentationContext]:
@@ -101,6 +108,21 @@ def commitment_contexts() -> list[PresentationContext]:
     context = build_context(StorageCommitmentPushModel)
     context.scu_role, context.scp_role = False, True
     return [context]
+
+
+def workitem_contexts(peer: Peer) -> list[PresentationContext]:
+    """Return what a peer may do with workitems (PS3.4 CC.3): give us some, watch them, report on its own.
+
+    Implicit VR is preferred: their datasets are then kept in the very bytes that came.
+    """
+    syntaxes = [uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian]
+    offered = zip(WORKITEM_CLASSES, (peer.may_send, peer.may_query), strict=True)
+    contexts = [build_context(sop_class, syntaxes) for sop_class, is_allowed in offered if is_allowed]
+    if peer.workitem_period_s:
+        events = build_context(UnifiedProcedureStepEvent, syntaxes)
+        events.scu_role, events.scp_role = False, True  # as of commitments: who reports is the SCP
+        contexts.append(events)
+    return contexts
 
 
 def storage_contexts(settings: Settings) -> list[PresentationContext]:

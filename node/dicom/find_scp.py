@@ -246,10 +246,10 @@ def matches(vr: str, wanted: Sequence[str], found: Sequence[str]) -> bool:
     """
     if vr == "UI":
         return not set(wanted).isdisjoint(found)
-    if vr in ("DA", "TM"):
+    if vr in ("DA", "TM", "DT"):
         first, dash, last = wanted[0].partition("-")
-        low, high = first.ljust(13, "0"), (last if dash else first).ljust(13, "9")
-        return any(low <= value.ljust(13, "0") <= high for value in found if value)
+        low, high = first.ljust(26, "0"), (last if dash else first).ljust(26, "9")
+        return any(low <= value.ljust(26, "0") <= high for value in found if value)
     if vr == "PN":
         found = [part.casefold() for value in found for part in (value, *value.split("="))]
         wanted = [value.casefold() for value in wanted]

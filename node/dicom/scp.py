@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any
 
@@ -20,22 +20,32 @@ from node.commitment_reports import take_report
 from node.dicom.arrivals import Arrival, StoreMessages
 from node.dicom.commitment import answer_report
 from node.dicom.contexts import (
+    WORKITEM_CLASSES,
     commitment_contexts,
     echo_contexts,
     query_contexts,
     retrieval_contexts,
     storage_contexts,
+    workitem_contexts,
 )
 from node.dicom.find_scp import answer_find
 from node.dicom.header import peek_study_instance_uid
 from node.dicom.retrieve_scp import Retrieval
 from node.dicom.transport import Acceptor, Listener, reject
+from node.dicom.ups_scp import (
+    answer_action,
+    answer_create,
+    answer_event,
+    answer_get,
+    answer_workitem_find,
+)
 from node.dicom.walk import DOES_NOT_MATCH
 from node.errors import ReceivedObjectError, SettingsError, StorageError
 from node.house import Node
 from node.inbox import Inbox, Received
 from node.results.uids import IMPLEMENTATION_CLASS_UID
 from node.settings import Peer
+from node.workitem_dataset import UPS_CLASS
 
 log = structlog.get_logger()
 
@@ -146,9 +156,12 @@ class Receiver:
         acceptor.bind(evt.EVT_REQUESTED, self._on_requested)
         acceptor.bind(evt.EVT_ABORTED, self._on_aborted)
         acceptor.bind(evt.EVT_C_STORE, self._on_store)
-        acceptor.bind(evt.EVT_C_FIND, answer_find, [self._node])
+        acceptor.bind(evt.EVT_C_FIND, _find, [self._node])
+        acceptor.bind(evt.EVT_N_CREATE, answer_create, [self._node])
+        acceptor.bind(evt.EVT_N_ACTION, answer_action, [self._node])
+        acceptor.bind(evt.EVT_N_GET, answer_get, [self._node])
         acceptor.serve_retrieval = functools.partial(_retrieve, self._node, acceptor)
-        acceptor.bind(evt.EVT_N_EVENT_REPORT, answer_report, [self._take_report])
+        acceptor.bind(evt.EVT_N_EVENT_REPORT, self._on_report)
         return acceptor
 
     def _forget(self, acceptor: Acceptor) -> None:
@@ -188,7 +201,13 @@ class Receiver:
         stored = storage_contexts(self._node.settings) if peer.may_send else []
         if peer.may_query:
             stored = [*query_contexts(), *retrieval_contexts(stored, roles)]
-        return [*self._for_all, *stored]
+        return [*self._for_all, *workitem_contexts(peer), *stored]
+
+    def _on_report(self, event: evt.Event) -> tuple[int | Dataset, Dataset | None]:
+        """Answer an N-EVENT-REPORT: of a commitment, or of a workitem."""
+        if event.request.AffectedSOPClassUID == UPS_CLASS:
+            return answer_event(event, self._node)
+        return answer_report(event, self._take_report)
 
     def _on_aborted(self, event: evt.Event) -> None:
         log.warning("association_aborted", peer_address=event.assoc.requestor.address)
@@ -248,6 +267,11 @@ class Receiver:
                             arriving[arrival.token] = study_instance_uid
             self._inbox.beat(arriving)
         self._inbox.beat({})
+
+
+def _find(event: evt.Event, node: Node) -> Iterator[tuple[int | Dataset, Dataset | None]]:
+    is_of_workitems = event.request.AffectedSOPClassUID in WORKITEM_CLASSES
+    yield from (answer_workitem_find if is_of_workitems else answer_find)(event, node)
 
 
 def _retrieve(node: Node, acceptor: Acceptor, request: Any, context: PresentationContext) -> None:

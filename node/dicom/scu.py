@@ -178,6 +178,7 @@ def open_association(
     contexts: list[PresentationContext],
     timeout_s: float,
     handlers: Sequence[tuple[Any, ...]] = (),
+    roles: Sequence[Any] = (),
 ) -> Iterator[Association]:
     """Open the one kind of outgoing connection there is; released at the end if it still stands."""
     ae = _Caller(ae_title=settings.ae_title)
@@ -189,6 +190,7 @@ def open_association(
             peer.port,
             contexts,
             ae_title=peer.ae_title,
+            ext_neg=list(roles),
             evt_handlers=[
                 (evt.EVT_CONN_OPEN, _tune, [timeout_s]),
                 (evt.EVT_DATA_SENT, _acknowledge_at_once),

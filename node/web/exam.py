@@ -23,6 +23,7 @@ from db.tables import (
     OrderRow,
     PatientRow,
     PredictionRow,
+    WorkitemRow,
 )
 from node.house import Node
 from node.picture_cache import LAYERS
@@ -87,6 +88,9 @@ def describe(session: Session, node: Node, exam: ExamRow) -> dict[str, Any]:
         ).all(),
         "others": _others(session, exam),
         "order": session.get(OrderRow, exam.id),
+        "workitems": session.scalars(
+            select(WorkitemRow).where(WorkitemRow.study_instance_uid == exam.study_instance_uid)
+        ).all(),
         "events": session.scalars(
             select(AuditEventRow)
             .where(AuditEventRow.subject_id.in_((exam.id, exam.study_instance_uid)))
