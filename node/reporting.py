@@ -20,6 +20,7 @@ from node.duplicates import LOSSLESS
 from node.frames import MOST_SYNTHETIC, FrameReader, FrameReading
 from node.house import Node
 from node.orders import request_of
+from node.results.envelope import Exam
 from node.results.gate import Gated
 from node.results.iod import COMPREHENSIVE_3D_SR
 from node.results.key_objects import build_key_objects, build_rejection_note
@@ -100,27 +101,23 @@ def make_results(
     rows = [row for row in material.instances if row.sop_instance_uid in evidence] or material.named_in
     rows = list({row.sop_instance_uid: row for row in rows}.values())  # what was set aside may have copies
     sources = [_source_reference(node, row, evidence.get(row.sop_instance_uid, [])) for row in rows]
-    common: dict[str, Any] = {
-        "template": read_template(node, named_in, material.patient_id, exam.study_instance_uid),
-        "installation_id": node.installation_id,
-        "exam_key": exam.exam_key,
-        "timezone": node.settings.timezone,
-    }
+    template = read_template(node, named_in, material.patient_id, exam.study_instance_uid)
+    of = Exam(template, node.installation_id, exam.exam_key, node.settings.timezone)
     earlier = [
         SourceReference(row.sop_instance_uid, row.sop_class_uid, row.series_instance_uid, None, ())
         for row in material.superseded
     ]
     predecessors = [named for named in earlier if named.sop_class_uid == COMPREHENSIVE_3D_SR]
     objects = [
-        build_secondary_capture(report, sources=sources, **common),
+        build_secondary_capture(report, of, sources=sources),
         build_structured_report(
-            report, sources=sources, predecessors=predecessors, request=_request(material), **common
+            report, of, sources=sources, predecessors=predecessors, request=_request(material)
         ),
     ]
     if panels:
-        objects.append(build_key_objects(report, sources=sources, **common))
+        objects.append(build_key_objects(report, of, sources=sources))
     if earlier:
-        objects.append(build_rejection_note(report, rejected=earlier, **common))
+        objects.append(build_rejection_note(report, of, rejected=earlier))
     return objects
 
 

@@ -8,6 +8,7 @@ import datetime as dt
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
 import structlog
@@ -54,30 +55,33 @@ TYPE_2 = (
 """Of these, the ones an object holds even where the source does not: empty."""
 
 
-def begin_object(
-    kind: str,
-    sop_class_uid: str,
-    report: Report,
-    *,
-    template: Dataset,
-    installation_id: str,
-    exam_key: str,
-    timezone: str,
-) -> Dataset:
-    """Return a dataset that holds all but the content: patient, study, series, equipment, UIDs and times.
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Whose results they are, and who states them.
 
-    Parameters
+    Attributes
     ----------
-    kind
-        A key of `SERIES`.
     template
         Header of the exam's first source, freshly read: its elements still raw.
     timezone
         IANA name, or ``""``: then dates of ours are those of ``report.created_at`` as it stands.
     """
-    ds = _copied_from(template)
-    made_at = _local(report.created_at, ds, timezone)
-    basis = (installation_id, exam_key, report.revision, report.settings_digest, report.model_digest, kind)
+
+    template: Dataset
+    installation_id: str
+    exam_key: str
+    timezone: str
+
+
+def begin_object(kind: str, sop_class_uid: str, report: Report, exam: Exam) -> Dataset:
+    """Return a dataset that holds all but the content: patient, study, series, equipment, UIDs and times.
+
+    `kind` is a key of `SERIES`.
+    """
+    ds = _copied_from(exam.template)
+    made_at = _local(report.created_at, ds, exam.timezone)
+    reading = report.revision, report.settings_digest, report.model_digest
+    basis = (exam.installation_id, exam.exam_key, *reading, kind)
     ds.SOPClassUID = sop_class_uid
     ds.SOPInstanceUID = derive_uid(*basis, sop_class_uid, 1)
     ds.SeriesInstanceUID = derive_uid(*basis, "series")
@@ -95,7 +99,7 @@ def begin_object(
     device.Manufacturer = MANUFACTURER
     device.ManufacturerModelName = report.model_name[:64]
     device.SoftwareVersions = [report.model_version, report.model_digest[:12]]
-    device.DeviceUID = device_uid(installation_id, report.model_digest)
+    device.DeviceUID = device_uid(exam.installation_id, report.model_digest)
     device.ContributionDateTime = made_at.strftime("%Y%m%d%H%M%S")
     device.ContributionDescription = "Reading of endoscopic images, research use"
     ds.ContributingEquipmentSequence = [device]

@@ -16,7 +16,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from node.results.envelope import begin_object, by_study, encode
+from node.results.envelope import Exam, begin_object, by_study, encode
 from node.results.iod import KEY_OBJECT_SELECTION, MULTI_FRAME_TRUE_COLOUR_SC, SINGLE_FRAME_SC
 from node.results.report import EncodedObject, Report, SourceReference
 from node.results.structured_report import device_observer
@@ -26,28 +26,12 @@ PURPOSE = Code("260753009", "SCT", "Source")
 PAGES = (MULTI_FRAME_TRUE_COLOUR_SC, SINGLE_FRAME_SC)
 
 
-def build_key_objects(
-    report: Report,
-    *,
-    template: Dataset,
-    sources: Sequence[SourceReference],
-    installation_id: str,
-    exam_key: str,
-    timezone: str,
-) -> EncodedObject:
+def build_key_objects(report: Report, exam: Exam, *, sources: Sequence[SourceReference]) -> EncodedObject:
     """Return the evidence frames, as the PACS holds them, as the best of their study.
 
-    Parameters
-    ----------
-    template, timezone
-        See `node.results.envelope.begin_object`.
-    sources
-        The images of the evidence frames; at least one, since a selection may not be empty.
+    `sources` are their images; at least one, since a selection may not be empty.
     """
-    ds = begin_object(
-        "ko", KEY_OBJECT_SELECTION, report,
-        template=template, installation_id=installation_id, exam_key=exam_key, timezone=timezone,
-    )  # fmt: skip
+    ds = begin_object("ko", KEY_OBJECT_SELECTION, report, exam)
     voted = report.evidence[0].voted
     said = "Frames that an AI reading rests on" if voted else "Most confident frames of an AI abstention"
     modifier = CodeContentItem(
@@ -60,32 +44,13 @@ def build_key_objects(
         )
         for each in sources
     ]  # fmt: skip
-    head = [modifier, *device_observer(report, installation_id), _described(f"{said}; research use")]
+    head = [modifier, *device_observer(report, exam.installation_id), _described(f"{said}; research use")]
     return _selection(ds, codes.DCM.BestInSet, [*head, *images], sources, kind="ko")
 
 
-def build_rejection_note(
-    report: Report,
-    *,
-    template: Dataset,
-    rejected: Sequence[SourceReference],
-    installation_id: str,
-    exam_key: str,
-    timezone: str,
-) -> EncodedObject:
-    """Return a note that results of earlier revisions are no longer to be used (IHE RAD, IOCM).
-
-    Parameters
-    ----------
-    template, timezone
-        See `node.results.envelope.begin_object`.
-    rejected
-        Our own objects; at least one.
-    """
-    ds = begin_object(
-        "rn", KEY_OBJECT_SELECTION, report,
-        template=template, installation_id=installation_id, exam_key=exam_key, timezone=timezone,
-    )  # fmt: skip
+def build_rejection_note(report: Report, exam: Exam, *, rejected: Sequence[SourceReference]) -> EncodedObject:
+    """Return a note that these results of earlier revisions must no longer be used (IHE RAD, IOCM)."""
+    ds = begin_object("rn", KEY_OBJECT_SELECTION, report, exam)
     objects = [
         (ImageContentItem if each.sop_class_uid in PAGES else CompositeContentItem)(
             PURPOSE, each.sop_class_uid, each.sop_instance_uid,
@@ -94,7 +59,7 @@ def build_rejection_note(
         for each in rejected
     ]  # fmt: skip
     said = _described(f"AI results that revision {report.revision} replaces")
-    head = [*device_observer(report, installation_id), said]
+    head = [*device_observer(report, exam.installation_id), said]
     return _selection(ds, codes.DCM.RejectedForQualityReasons, [*head, *objects], rejected, kind="rn")
 
 

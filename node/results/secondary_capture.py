@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from PIL import ImageCms
 from pydicom import Dataset, dcmread
 
-from node.results.envelope import begin_object, by_series, code, encode, reference
+from node.results.envelope import Exam, begin_object, by_series, code, encode, reference
 from node.results.identity import is_anonymous
 from node.results.iod import MULTI_FRAME_TRUE_COLOUR_SC, SINGLE_FRAME_SC
 from node.results.page import draw_pages
@@ -22,29 +22,15 @@ PAGE_NUMBER_VECTOR = 0x00182001
 
 
 def build_secondary_capture(
-    report: Report,
-    *,
-    template: Dataset,
-    sources: Sequence[SourceReference],
-    installation_id: str,
-    exam_key: str,
-    timezone: str,
+    report: Report, exam: Exam, *, sources: Sequence[SourceReference]
 ) -> EncodedObject:
     """Return the report as an encoded multi-frame Secondary Capture; the same inputs give the same bytes.
 
-    Parameters
-    ----------
-    template, timezone
-        See `node.results.envelope.begin_object`.
-    sources
-        What the pages show, or everything that was read where they show nothing.
+    `sources` are what the pages show, or everything that was read where they show nothing.
     """
-    ds = begin_object(
-        "sc", MULTI_FRAME_TRUE_COLOUR_SC, report,
-        template=template, installation_id=installation_id, exam_key=exam_key, timezone=timezone,
-    )  # fmt: skip
+    ds = begin_object("sc", MULTI_FRAME_TRUE_COLOUR_SC, report, exam)
     _add_image(ds, report, sources)
-    ds.BurnedInAnnotation = "NO" if is_anonymous(report, template) else "YES"
+    ds.BurnedInAnnotation = "NO" if is_anonymous(report, exam.template) else "YES"
     _add_pixels(ds, draw_pages(report))
     return encode(ds, "sc", "multi_frame", 1)
 

@@ -28,7 +28,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from node.results import words
-from node.results.envelope import MANUFACTURER, begin_object, by_study, encode
+from node.results.envelope import MANUFACTURER, Exam, begin_object, by_study, encode
 from node.results.iod import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR
 from node.results.report import EncodedObject, Report, SourceReference
 from node.results.uids import derive_uid, device_uid
@@ -68,21 +68,16 @@ LEAST_PERCENT, MOST_PERCENT = 0.01, 99.99
 
 def build_structured_report(
     report: Report,
+    exam: Exam,
     *,
-    template: Dataset,
     sources: Sequence[SourceReference],
     predecessors: Sequence[SourceReference] = (),
     request: Dataset | None = None,
-    installation_id: str,
-    exam_key: str,
-    timezone: str,
 ) -> EncodedObject:
     """Return the report as an encoded Comprehensive 3D SR; the same inputs give the same bytes.
 
     Parameters
     ----------
-    template, timezone
-        See `node.results.envelope.begin_object`.
     sources
         The images of the evidence frames, or everything that was read where there are none.
     predecessors
@@ -90,12 +85,9 @@ def build_structured_report(
     request
         Item of the Referenced Request Sequence: the order behind the exam, where it is known.
     """
-    ds = begin_object(
-        "sr", COMPREHENSIVE_3D_SR, report,
-        template=template, installation_id=installation_id, exam_key=exam_key, timezone=timezone,
-    )  # fmt: skip
-    tracking_uid = derive_uid("tracking", installation_id, exam_key)
-    observer = device_observer(report, installation_id)
+    ds = begin_object("sr", COMPREHENSIVE_3D_SR, report, exam)
+    tracking_uid = derive_uid("tracking", exam.installation_id, exam.exam_key)
+    observer = device_observer(report, exam.installation_id)
     ds.update(_content(report, observer, tracking_uid, sources)[0])
     ds.ReferencedPerformedProcedureStepSequence = ds.PerformedProcedureCodeSequence = []
     if sources:

@@ -20,7 +20,7 @@ from node.results.structured_report import build_structured_report, to_comprehen
 from node.results.uids import derive_uid
 from tests.acceptance.conftest import Pair
 from tests.acceptance.peers import dcmsend
-from tests.unit.node.results.conftest import GIVEN, NAMES, REPORTS, make_report
+from tests.unit.node.results.conftest import NAMES, REPORTS, make_exam, make_report
 from tests.unit.node.test_answers import several_frames, video
 
 pytestmark = pytest.mark.acceptance
@@ -70,9 +70,9 @@ def results(name: str, source: bytes) -> list[EncodedObject]:
     ds = dcmread(io.BytesIO(source), stop_before_pixels=True)
     frames = (1, 3) if ds.get("NumberOfFrames", 1) > 1 else ()
     sources = [SourceReference(ds.SOPInstanceUID, ds.SOPClassUID, ds.SeriesInstanceUID, None, frames)]
-    given: dict[str, Any] = {"template": ds, **GIVEN}
+    exam = make_exam(ds)
     report = REPORTS[name]()
-    earlier = build_structured_report(make_report(), sources=sources, **given)
+    earlier = build_structured_report(make_report(), exam, sources=sources)
     replaced = [
         SourceReference(
             earlier.sop_instance_uid, earlier.sop_class_uid, earlier.series_instance_uid, None, ()
@@ -80,14 +80,14 @@ def results(name: str, source: bytes) -> list[EncodedObject]:
     ]
     is_revision = report.supersedes is not None
     said = build_structured_report(
-        report, sources=sources, predecessors=replaced if is_revision else (), **given
+        report, exam, sources=sources, predecessors=replaced if is_revision else ()
     )
-    pages = build_secondary_capture(report, sources=sources, **given)
+    pages = build_secondary_capture(report, exam, sources=sources)
     made = [said, to_comprehensive(said.data), pages, *to_single_frames(pages.data)]
     if report.evidence:
-        made.append(build_key_objects(report, sources=sources, **given))
+        made.append(build_key_objects(report, exam, sources=sources))
     if is_revision:
-        made += [earlier, build_rejection_note(report, rejected=replaced, **given)]
+        made += [earlier, build_rejection_note(report, exam, rejected=replaced)]
     return made
 
 

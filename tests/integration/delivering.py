@@ -31,7 +31,7 @@ from node.results.secondary_capture import build_secondary_capture
 from node.results.structured_report import build_structured_report
 from node.settings import Peer, Settings
 from tests.unit.node.conftest import RowJobs
-from tests.unit.node.results.conftest import LOSSLESS, make_panel, make_report, make_template
+from tests.unit.node.results.conftest import LOSSLESS, make_exam, make_panel, make_report
 
 MULTI, SINGLE = "1.2.840.10008.5.1.4.1.1.7.4", "1.2.840.10008.5.1.4.1.1.7"
 BOTH = (MULTI, SINGLE)
@@ -40,27 +40,17 @@ BOTH = (MULTI, SINGLE)
 def result(exam_key: str = "key", pages: int = 2) -> EncodedObject:
     """Return a multi-frame result of so many pages."""
     report = make_report(evidence=tuple(make_panel(number) for number in range(pages - 1)))
-    return build_secondary_capture(
-        report,
-        template=make_template(),
-        sources=[LOSSLESS],
-        installation_id="i",
-        exam_key=exam_key,
-        timezone="",
-    )
+    return build_secondary_capture(report, make_exam(exam_key=exam_key), sources=[LOSSLESS])
 
 
 def whole_result(exam_key: str = "key") -> list[EncodedObject]:
     """Return a result of every kind: pages, structured report, key objects, and a rejection note."""
-    common: dict[str, Any] = {
-        "template": make_template(), "installation_id": "i", "exam_key": exam_key, "timezone": "",
-    }  # fmt: skip
-    report, sources = make_report(), [LOSSLESS]
+    report, exam, sources = make_report(), make_exam(exam_key=exam_key), [LOSSLESS]
     return [
-        build_secondary_capture(report, sources=sources, **common),
-        build_structured_report(report, sources=sources, **common),
-        build_key_objects(report, sources=sources, **common),
-        build_rejection_note(report, rejected=sources, **common),
+        build_secondary_capture(report, exam, sources=sources),
+        build_structured_report(report, exam, sources=sources),
+        build_key_objects(report, exam, sources=sources),
+        build_rejection_note(report, exam, rejected=sources),
     ]
 
 

@@ -17,7 +17,14 @@ from node.results.secondary_capture import build_secondary_capture
 from node.settings import Peer, Settings
 from tests.acceptance.peers import Orthanc, free_port, listens, missing_tools, wait_for
 from tests.integration.delivering import MULTI, SINGLE, Bench, bench, result
-from tests.unit.node.results.conftest import LOSSLESS, encode, make_report, make_source, make_template
+from tests.unit.node.results.conftest import (
+    LOSSLESS,
+    encode,
+    make_exam,
+    make_report,
+    make_source,
+    make_template,
+)
 
 __all__ = ["bench"]
 
@@ -141,11 +148,8 @@ def test_pixels_from_orthanc_are_those_that_were_sent(orthanc: Orthanc, tmp_path
     """What a person sees in the archive is what was drawn, and the patient is who it was."""
     report = make_report()
     name = "Wang^XiaoDong=王^小东"
-    encoded = build_secondary_capture(
-        report,
-        template=make_template(SpecificCharacterSet="GB18030", PatientName=name),
-        sources=[LOSSLESS], installation_id="i", exam_key="orthanc", timezone="",
-    )  # fmt: skip
+    template = make_template(SpecificCharacterSet="GB18030", PatientName=name)
+    encoded = build_secondary_capture(report, make_exam(template, exam_key="orthanc"), sources=[LOSSLESS])
     path = tmp_path / "sc.dcm"
     path.write_bytes(encoded.data)
     peer = Peer(ae_title="PACS", host="127.0.0.1", port=orthanc.dicom_port)

@@ -9,7 +9,7 @@ from pydicom import Dataset, dcmread
 from node.results.secondary_capture import build_secondary_capture, to_single_frames
 from pipeline.decode import decode
 from pipeline.frame import Pixels
-from tests.unit.node.results.conftest import LOSSLESS, encode, make_report, make_source
+from tests.unit.node.results.conftest import LOSSLESS, encode, make_exam, make_report, make_source
 from tests.unit.pipeline.conftest import Write
 
 GROUPS = (0x6000, 0x6002, 0x601E)
@@ -64,14 +64,7 @@ def test_a_plane_is_not_copied_to_the_result() -> None:
     add_planes(source)
     template = dcmread(io.BytesIO(encode(source)), stop_before_pixels=True)
     assert overlay_elements(template)
-    whole = build_secondary_capture(
-        make_report(),
-        template=template,
-        sources=[LOSSLESS],
-        installation_id="5d1f5e5e",
-        exam_key="key",
-        timezone="",
-    )
+    whole = build_secondary_capture(make_report(), make_exam(template), sources=[LOSSLESS])
     for encoded in [whole, *to_single_frames(whole.data)]:
         assert overlay_elements(dcmread(io.BytesIO(encoded.data))) == []
         assert b"Secret" not in encoded.data

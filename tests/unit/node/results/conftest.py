@@ -12,6 +12,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.filewriter import dcmwrite
 from pydicom.uid import UID
 
+from node.results.envelope import Exam
 from node.results.report import EvidencePanel, Report, SourceReference
 from pipeline.frame import FrameSource
 
@@ -97,12 +98,12 @@ REPORTS: dict[str, Callable[[], Report]] = {
 }  # fmt: skip
 
 
-GIVEN: dict[str, Any] = {
-    "installation_id": "5d1f5e5e-0000-4000-8000-000000000001",
-    "exam_key": "key",
-    "timezone": "",
-}
-"""What every builder is given besides the report, the header and what it refers to."""
+INSTALLATION_ID = "5d1f5e5e-0000-4000-8000-000000000001"
+
+
+def make_exam(template: Dataset | None = None, *, exam_key: str = "key", timezone: str = "") -> Exam:
+    """Return whose result it is, by a header of its own or the usual one."""
+    return Exam(template or make_template(), INSTALLATION_ID, exam_key, timezone)
 
 
 def encode(ds: Dataset, transfer_syntax_uid: str = "1.2.840.10008.1.2.1") -> bytes:

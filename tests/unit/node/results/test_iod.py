@@ -11,31 +11,31 @@ from node.results.iod import check_object
 from node.results.key_objects import build_key_objects
 from node.results.secondary_capture import build_secondary_capture, to_single_frames
 from node.results.structured_report import build_structured_report, to_comprehensive
-from tests.unit.node.results.conftest import GIVEN, LOSSLESS, make_report, make_template
+from tests.unit.node.results.conftest import LOSSLESS, make_exam, make_report, make_template
 
-GIVEN_ALL = {"template": make_template(), "sources": [LOSSLESS], **GIVEN}
+SOURCES = [LOSSLESS]
 
 
 def capture() -> Dataset:
-    return dcmread(io.BytesIO(build_secondary_capture(make_report(), **GIVEN_ALL).data))
+    return dcmread(io.BytesIO(build_secondary_capture(make_report(), make_exam(), sources=SOURCES).data))
 
 
 def page() -> Dataset:
-    data = build_secondary_capture(make_report(), **GIVEN_ALL).data
+    data = build_secondary_capture(make_report(), make_exam(), sources=SOURCES).data
     return dcmread(io.BytesIO(to_single_frames(data)[0].data))
 
 
 def document() -> Dataset:
-    return dcmread(io.BytesIO(build_structured_report(make_report(), **GIVEN_ALL).data))
+    return dcmread(io.BytesIO(build_structured_report(make_report(), make_exam(), sources=SOURCES).data))
 
 
 def fallback() -> Dataset:
-    data = build_structured_report(make_report(), **GIVEN_ALL).data
+    data = build_structured_report(make_report(), make_exam(), sources=SOURCES).data
     return dcmread(io.BytesIO(to_comprehensive(data).data))
 
 
 def selection() -> Dataset:
-    return dcmread(io.BytesIO(build_key_objects(make_report(), **GIVEN_ALL).data))
+    return dcmread(io.BytesIO(build_key_objects(make_report(), make_exam(), sources=SOURCES).data))
 
 
 def group(ds: Dataset) -> Dataset:
@@ -190,5 +190,5 @@ def test_a_code_that_a_source_states_badly_is_left_out() -> None:
     bad = Dataset()
     bad.CodeValue, bad.CodingSchemeDesignator = "113100", "DCM"
     template = make_template(DeidentificationMethodCodeSequence=[bad])
-    data = build_structured_report(make_report(), **(GIVEN_ALL | {"template": template})).data
+    data = build_structured_report(make_report(), make_exam(template), sources=SOURCES).data
     assert "DeidentificationMethodCodeSequence" not in dcmread(io.BytesIO(data))

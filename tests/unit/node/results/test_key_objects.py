@@ -9,13 +9,12 @@ from pydicom import Dataset, dcmread
 from node.results.key_objects import build_key_objects, build_rejection_note
 from node.results.report import EncodedObject, Report, SourceReference
 from tests.unit.node.results.conftest import (
-    GIVEN,
     LOSSLESS,
     MULTI_FRAME,
     NAMES,
+    make_exam,
     make_panel,
     make_report,
-    make_template,
     raw_template,
 )
 from tests.unit.node.results.test_structured_report import CONTAINS, HAS_CONTEXT, HAS_MOD, coded, rows
@@ -35,14 +34,16 @@ OBSERVER = (
 DESCRIPTION = (CONTAINS, "TEXT", ("113012", "DCM"))
 
 
-def build(report: Report | None = None, **changes: Any) -> EncodedObject:
-    values: dict[str, Any] = {"template": make_template(), "sources": [LOSSLESS, MULTI_FRAME], **GIVEN}
-    return build_key_objects(report or make_report(), **(values | changes))
+def build(
+    report: Report | None = None, *, template: Dataset | None = None, timezone: str = "", **changes: Any
+) -> EncodedObject:
+    given = {"sources": [LOSSLESS, MULTI_FRAME]} | changes
+    return build_key_objects(report or make_report(), make_exam(template, timezone=timezone), **given)
 
 
 def reject() -> EncodedObject:
     report = make_report(revision=2, supersedes=1)
-    return build_rejection_note(report, template=make_template(), rejected=REJECTED, **GIVEN)
+    return build_rejection_note(report, make_exam(), rejected=REJECTED)
 
 
 def read(encoded: EncodedObject) -> Dataset:

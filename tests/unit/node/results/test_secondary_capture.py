@@ -3,6 +3,8 @@ import io
 import shutil
 import subprocess
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tests.unit.node.results.conftest import (
     LOSSY,
     MULTI_FRAME,
     NAMES,
+    make_exam,
     make_panel,
     make_report,
     make_source,
@@ -32,15 +35,16 @@ from tests.unit.node.results.conftest import (
 )
 
 
-def build(report: Report | None = None, **changes: Any) -> EncodedObject:
-    values: dict[str, Any] = {
-        "template": make_template(),
-        "sources": [LOSSLESS],
-        "installation_id": "5d1f5e5e-0000-4000-8000-000000000001",
-        "exam_key": "key",
-        "timezone": "",
-    }
-    return build_secondary_capture(report or make_report(), **(values | changes))
+def build(
+    report: Report | None = None,
+    *,
+    template: Dataset | None = None,
+    sources: Sequence[SourceReference] = (LOSSLESS,),
+    timezone: str = "",
+    **of_exam: str,
+) -> EncodedObject:
+    exam = replace(make_exam(template, timezone=timezone), **of_exam)
+    return build_secondary_capture(report or make_report(), exam, sources=sources)
 
 
 def read(encoded: EncodedObject) -> Dataset:

@@ -14,13 +14,13 @@ from node.results.report import EncodedObject, Report, SourceReference
 from node.results.structured_report import REASONS, SCHEME, build_structured_report, to_comprehensive
 from node.results.uids import derive_uid, device_uid
 from tests.unit.node.results.conftest import (
-    GIVEN,
+    INSTALLATION_ID,
     LOSSLESS,
     MULTI_FRAME,
     NAMES,
     REPORTS,
+    make_exam,
     make_report,
-    make_template,
     raw_template,
 )
 
@@ -60,9 +60,11 @@ SOURCE: Row = (CONTAINS, "IMAGE", ("121112", "DCM"))
 COMMENT: Row = (CONTAINS, "TEXT", ("121106", "DCM"))
 
 
-def build(report: Report | None = None, **changes: Any) -> EncodedObject:
-    values: dict[str, Any] = {"template": make_template(), "sources": [LOSSLESS, MULTI_FRAME], **GIVEN}
-    return build_structured_report(report or make_report(), **(values | changes))
+def build(
+    report: Report | None = None, *, template: Dataset | None = None, timezone: str = "", **changes: Any
+) -> EncodedObject:
+    given = {"sources": [LOSSLESS, MULTI_FRAME]} | changes
+    return build_structured_report(report or make_report(), make_exam(template, timezone=timezone), **given)
 
 
 def test_the_order_behind_the_exam_is_referred_to() -> None:
@@ -222,7 +224,7 @@ def test_who_observed_is_the_device_and_the_algorithm_says_how() -> None:
     """Other weights are another device, and a reading is only as good as its threshold."""
     ds = read(build())
     group = group_of(ds)
-    assert device_uid(GIVEN["installation_id"], "ab" * 32) == ds.ContentSequence[2].UID
+    assert device_uid(INSTALLATION_ID, "ab" * 32) == ds.ContentSequence[2].UID
     assert [item.TextValue for item in group.ContentSequence if item.ValueType == "TEXT"][1:8] == [
         "reference", "1.0", "endonode", "t = 0.93", "k = 6",
         "quantisation = ptq, weights 8 bit, activations 8 bit", "weights SHA-256 = " + "ef" * 32,
