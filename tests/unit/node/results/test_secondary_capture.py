@@ -41,7 +41,7 @@ def build(
     template: Dataset | None = None,
     sources: Sequence[SourceReference] = (LOSSLESS,),
     timezone: str = "",
-    **of_exam: str,
+    **of_exam: Any,
 ) -> EncodedObject:
     exam = replace(make_exam(template, timezone=timezone), **of_exam)
     return build_secondary_capture(report or make_report(), exam, sources=sources)
