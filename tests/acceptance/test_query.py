@@ -1,8 +1,9 @@
 """The department's own tools find what the node holds, and fetch what it emitted."""
 
+import io
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,8 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from node.dicom.worklist_scu import WorklistItem, find_items
-from node.errors import SendError
-from node.settings import Peer, Settings
 from tests.acceptance.conftest import Pair, Studies
-from tests.acceptance.peers import dcmsend, free_port, wait_for
+from tests.acceptance.peers import dcmsend, free_port, listens, wait_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.data]
 
@@ -71,14 +69,15 @@ def test_tools_of_others_find_and_fetch(
     assert set(wait_for("the retrieval", lambda: orthanc.instances(STUDY), 20)) == uids
 
 
-def test_a_foreign_worklist_is_understood(tmp_path: Path) -> None:
-    """A worklist of others matches by its own rules, and gives back what it has in its own order."""
+@pytest.fixture
+def ris(tmp_path: Path) -> Iterator[int]:
+    """Start DCMTK's worklist server with two orders; yields its port."""
     folder, port = tmp_path / "RIS", free_port()
     folder.mkdir()
     (folder / "lockfile").touch()
-    for number in (1, 2):
+    for number, study in enumerate(("1.2.826.0.7.9", STUDY), start=1):
         ds, step = Dataset(), Dataset()
-        ds.PatientID, ds.AccessionNumber, ds.StudyInstanceUID = f"P{number}", f"A{number}", f"1.2.{number}"
+        ds.PatientID, ds.AccessionNumber, ds.StudyInstanceUID = "A", f"A{number}", study
         ds.PatientName, ds.RequestedProcedureID = "X", f"R{number}"
         step.Modality, step.ScheduledStationAETitle, step.ScheduledProcedureStepID = "ES", "ENDO", "S1"
         step.ScheduledProcedureStepStartDate, step.ScheduledProcedureStepStartTime = "20260101", "1000"
@@ -91,20 +90,25 @@ def test_a_foreign_worklist_is_understood(tmp_path: Path) -> None:
         )
         ds.save_as(folder / f"{number}.wl", enforce_file_format=True)
     server = subprocess.Popen(["wlmscpfs", "-dfr", "-dfp", str(tmp_path), str(port)])
-    try:
-        peer = Peer(ae_title="RIS", host="127.0.0.1", port=port, worklist=True)
-        keys = {"PatientID": "P2", "AccessionNumber": "A2"}
-        (item,) = wait_for("wlmscpfs", lambda: _asked(peer, keys), 10)
-    finally:
-        server.terminate()
-        server.wait(10)
-    assert (item.patient_id, item.study_instance_uid) == ("P2", "1.2.2")
-    assert item.attributes["RequestedProcedureID"] == "R2"
-    assert item.attributes["ScheduledProcedureStepID"] == "S1"
+    wait_for("wlmscpfs", lambda: listens(port), 10)
+    yield port
+    server.terminate()
+    server.wait(10)
 
 
-def _asked(peer: Peer, keys: dict[str, str]) -> list[WorklistItem] | None:
-    try:
-        return find_items(peer, Settings(), **keys)
-    except SendError:  # it does not listen yet
-        return None
+def test_the_order_of_a_foreign_worklist_stands_in_the_report(
+    start_pair: Callable[..., Pair], studies: Studies, ris: int, new_postgres_url: Callable[[], str]
+) -> None:
+    """The RIS finds the report by its own numbers; the PACS files it by those that the images have."""
+    order = f'[[peers]]\nae_title = "RIS"\nhost = "127.0.0.1"\nport = {ris}\nworklist = true\n'
+    node, orthanc = start_pair(quiet_time_s=1, database_url=new_postgres_url(), extra=order)
+    node.start()
+    assert dcmsend(node.port, studies.write(STUDY, studies.of("uc"), patient_id="A")).returncode == 0
+    node.wait_delivered([STUDY], 60)
+    held = orthanc.instances(STUDY).values()
+    (report,) = (orthanc.file(each["id"]) for each in held if each["Modality"] == "SR")
+    ds = dcmread(io.BytesIO(report))
+    (request,) = ds.ReferencedRequestSequence
+    assert (request.RequestedProcedureID, request.AccessionNumber) == ("R2", "A2")
+    assert request.StudyInstanceUID == STUDY
+    assert ds.AccessionNumber == ""
