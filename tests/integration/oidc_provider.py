@@ -103,6 +103,7 @@ def validator() -> Any:
             fault, _, claim = request.user.username.partition("-")
             if fault == "wrong" and claim in ("aud", "iss", "nonce"):
                 claims[claim] = "https://elsewhere.example"
+                claims["azp"] = CLIENT_ID
             if (fault, claim) == ("wrong", "exp"):
                 claims["exp"] -= 86_400
             return claims, expires_at

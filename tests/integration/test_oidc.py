@@ -1,6 +1,8 @@
 """Login by an identity provider: a real one in a process of its own, and what it may do wrong."""
 
+import base64
 import http.server
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx
 import pytest
+from jwcrypto import jwk
 from pydantic import ValidationError
 from sqlalchemy import select
 
@@ -109,10 +112,10 @@ def at_provider(address: str, name: str) -> str:
                 assert answer.is_redirect, answer.text
 
 
-def begin(browser: Browser, following: str = "/") -> str:
+def begin(browser: Browser, following: str = "/", *, provider_name: str = "localhost") -> str:
     """Press the button; return the provider's address."""
     html = browser.get("/login", params={"next": following}).text
-    button = re.search('href="(/login/oidc[^"]+)">Log in through localhost<', html)
+    button = re.search(f'href="(/login/oidc[^"]+)">Log in through {provider_name}<', html)
     assert button, html
     location: str = browser.get(button[1], follow_redirects=False).headers["location"]
     return location
@@ -154,7 +157,7 @@ def test_who_the_provider_knows_has_an_ordinary_session_with_the_highest_role_it
         log_in(browser, "anna")
         assert "anna <small>reviewer</small>" in browser.get("/").text
         assert browser.get("/users").status_code == 403
-        log_in(browser, "anna")
+        assert 'content="0; url=/"' in log_in(browser, "anna", "//evil.example").text
     with node.database.reading() as session:
         trail = [
             (row.event, row.actor)
@@ -292,6 +295,58 @@ def test_what_is_no_provider_is_one_that_is_away(
         with page_of(tmp_path, issuer) as (node, start), closing(start()) as browser:
             assert browser.get("/login/oidc", follow_redirects=False).status_code == 503
             assert failures(node) == [("provider", "unknown")]
+        server.shutdown()
+
+
+def test_an_id_token_that_nobody_signed_lets_nobody_in_though_the_provider_would_have_it_so(
+    tmp_path: Path, sqlite_with_tables: Path
+) -> None:
+    """OpenID Connect Core 3.1.3.7 leaves it to TLS; what may be forged on the way is not believed here."""
+    nonce: list[str] = []
+
+    class Unsigned(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            here = f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
+            key = jwk.JWK.generate(kty="RSA", size=2048).export_public(as_dict=True)
+            self.say({
+                "issuer": here, "authorization_endpoint": f"{here}/a", "token_endpoint": f"{here}/t",
+                "jwks": {"keys": [key]}, "id_token_signing_alg_values_supported": ["none"],
+            })  # fmt: skip
+
+        def do_POST(self) -> None:
+            now = int(time.time())
+            claims = {
+                "iss": f"http://127.0.0.1:{self.server.server_port}", "sub": "1", "nonce": nonce[0],  # type: ignore[attr-defined]
+                "aud": oidc_provider.CLIENT_ID, "iat": now, "exp": now + 60, "preferred_username": "eve",
+                "groups": ["administrators"],
+            }  # fmt: skip
+            parts = [
+                base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=")
+                for part in ({"alg": "none"}, claims)
+            ]
+            self.say({"access_token": "a", "token_type": "Bearer", "id_token": f"{'.'.join(parts)}."})
+
+        def say(self, what: object) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps(what).encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "endonode.db").write_bytes(sqlite_with_tables.read_bytes())
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unsigned) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with (
+            page_of(tmp_path, f"http://127.0.0.1:{server.server_port}") as (node, start),
+            closing(start()) as browser,
+        ):
+            asked = parse_qs(urlsplit(begin(browser, provider_name="127.0.0.1")).query)
+            nonce += asked["nonce"]
+            answer = browser.get("/login/oidc/end", params={"code": "c", "state": asked["state"][0]})
+            assert answer.status_code == 403
+            assert failures(node) == [("token", "unknown")]
         server.shutdown()
 
 
