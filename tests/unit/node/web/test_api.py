@@ -5,7 +5,9 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import select
 
+from db.tables import AuditEventRow
 from node.drift import Drift
 from node.house import Node
 from node.quality import Abstention, Agreement, Quality, Reason
@@ -43,6 +45,9 @@ def test_predictions_come_page_by_page_or_all_in_a_file(node: Node, program: Sta
     assert len(lines) == 3
     table = pq.read_table(io.BytesIO(client.get("/api/predictions", params={"form": "parquet"}).content))
     assert table.column("exam_id").to_pylist() == made[::-1]
+    with node.database.reading() as session:
+        asked = select(AuditEventRow.actor).where(AuditEventRow.event == "predictions_queried")
+        assert session.scalars(asked).all() == ["token:predictions"] * 4
 
 
 def test_a_patient_is_asked_for_without_an_address_that_says_so(node: Node, program: Start) -> None:

@@ -119,7 +119,7 @@ def test_an_exam_without_a_finding_has_a_page_of_its_own(
 
 def test_a_review_is_added_and_never_replaced(node: Node, browser: Start) -> None:
     exam, anna, bert = add_exam(node), browser("reviewer"), browser("reviewer")
-    anna.post(f"/exams/{exam}/reviews", data={"verdict": "accepted"})
+    anna.post(f"/exams/{exam}/reviews", data={"verdict": "accepted", "reason": "a list left as it was"})
     html = bert.get(f"/exams/{exam}").text
     assert '<strong>reviewer1</strong> <span class="verdict accepted">Accepted' in html
     reason = html.partition('<option value="">choose a reason</option><option value="')[2].partition('"')[0]

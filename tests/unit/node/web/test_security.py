@@ -3,17 +3,18 @@
 import datetime as dt
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from fastapi.routing import iter_route_contexts
 from sqlalchemy import func, select, update
 
 from db.engine import utc_now
-from db.tables import AuditEventRow, LoginFailureRow, UserRow, WebSessionRow
+from db.tables import ApiTokenRow, AuditEventRow, LoginFailureRow, WebSessionRow
 from node.house import Node
 from node.sessions import MOST_FAILURES_OF_NAME
 from node.tokens import add_token, revoke_token
-from node.users import add_user, set_disabled
+from node.users import add_user, set_disabled, set_password
 from node.web.app import make_app
 from node.web.security import OF_PROVIDER, PUBLIC
 from tests.unit.node.web.conftest import PASSWORD, Browser, add_exam
@@ -81,7 +82,11 @@ def test_a_reviewer_does_not_administer(browser: Start) -> None:
     reviewer = browser("reviewer")
     for method, path in OF_ADMINISTRATORS:
         assert reviewer.request(method, path, data=FORMS.get(path)).status_code == 403
-    assert browser("administrator").get("/users").status_code == 200
+    administrator = browser("administrator")
+    assert administrator.get("/users").status_code == 200
+    for change in ({"role": "viewer", "login": "yes"}, {"role": "administrator", "login": "no"}):
+        alone = administrator.post("/users", data={"name": "administrator2", **change})
+        assert alone.status_code == 403, "or nobody might be left who may"
 
 
 def test_an_unsafe_request_repeats_the_sessions_token(browser: Start) -> None:
@@ -135,6 +140,7 @@ def test_a_login_leads_back_to_our_own_pages_alone(node: Node, browser: Start) -
         ("//evil.example", "/"),
         ("https://evil.example", "/"),
         ("/\\e", "/"),
+        ("/\t/e", "/"),
     ):
         form = {"name": "anna", "password": PASSWORD, "next": asked}
         assert browser().post("/login", data=form, follow_redirects=False).headers["location"] == led
@@ -155,6 +161,29 @@ def test_a_name_is_throttled_whether_or_not_it_is_known(node: Node, browser: Sta
         failed = select(AuditEventRow).where(AuditEventRow.event == "user_login_failed")
         assert {row.subject_id for row in session.scalars(failed)} == {"1", "unknown"}
     browser().log_in("anna")
+
+
+def test_who_gets_in_has_failed_no_more_and_old_sessions_go(node: Node, browser: Start) -> None:
+    add_user(node, "anna", "viewer", PASSWORD, actor="os:test")
+    client = browser()
+    for _ in range(2):
+        for _ in range(MOST_FAILURES_OF_NAME - 1):
+            assert client.post("/login", data={"name": "anna", "password": "guess"}).status_code == 401
+        with node.database.writing() as session:
+            session.execute(update(WebSessionRow).values(created_at=utc_now().replace(year=2020)))
+        client.log_in("anna")
+    with node.database.reading() as session:
+        assert session.scalar(select(func.count()).select_from(WebSessionRow)) == 1
+
+
+def test_behind_a_proxy_who_asks_is_whom_it_names_last(node: Node) -> None:
+    """What stands before is what the browser said of itself: it could blame its guesses on anybody."""
+    behind = replace(node, settings=node.settings.model_copy(update={"behind_proxy": True}))
+    with Browser(make_app(behind), base_url="https://testserver") as client:
+        said = {"X-Forwarded-For": "192.0.2.1, 192.0.2.2"}
+        assert client.post("/login", data={"name": "a", "password": "b"}, headers=said).status_code == 401
+    with node.database.reading() as session:
+        assert session.scalars(select(LoginFailureRow.address)).one() == "192.0.2.2"
 
 
 def test_an_address_is_throttled(node: Node, browser: Start) -> None:
@@ -187,12 +216,15 @@ def test_a_page_left_open_does_not_prolong_its_session(node: Node, browser: Star
             assert (session.scalars(select(WebSessionRow.seen_at)).one() > before) == is_prolonged
 
 
-def test_logging_out_and_disabling_end_the_session(node: Node, browser: Start) -> None:
-    leaving, disabled = browser("viewer"), browser("viewer")
+def test_what_ends_a_session(node: Node, browser: Start) -> None:
+    """Logging out, being disabled, a new password; who is disabled does not come back."""
+    leaving, disabled, changed = browser("viewer"), browser("viewer"), browser("viewer")
     leaving.post("/logout")
     set_disabled(node, "viewer2", is_disabled=True, actor="os:test")
-    for client in (leaving, disabled):
+    set_password(node, "viewer3", f"{PASSWORD}!", actor="os:test")
+    for client in (leaving, disabled, changed):
         assert client.get("/", follow_redirects=False).status_code == 303
+    assert disabled.post("/login", data={"name": "viewer2", "password": PASSWORD}).status_code == 401
     with node.database.reading() as session:
         assert session.scalar(select(func.count()).select_from(WebSessionRow)) == 0
         events = session.scalars(select(AuditEventRow.event).where(AuditEventRow.actor == "viewer1")).all()
@@ -200,14 +232,30 @@ def test_logging_out_and_disabling_end_the_session(node: Node, browser: Start) -
 
 
 def test_a_token_asks_the_api_alone(node: Node, browser: Start) -> None:
-    """It opens no page, whatever its user may; revoked it opens nothing."""
+    """It opens no page, whatever its user may."""
     add_user(node, "anna", "administrator", PASSWORD, actor="os:test")
     token = add_token(node, "report", user="anna", scopes=("predictions",), days=None, actor="os:test")
     said = {"Authorization": f"Bearer {token}"}
     assert browser().get("/users", headers=said, follow_redirects=False).status_code == 303
-    revoke_token(node, "report", actor="os:test")
     with node.database.reading() as session:
-        assert token not in str(session.scalars(select(UserRow)).all())
+        assert token not in session.scalars(select(ApiTokenRow.token_sha256)).all()
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "its user disabled"])
+def test_a_token_has_an_end(node: Node, browser: Start, end: str) -> None:
+    add_user(node, "anna", "viewer", PASSWORD, actor="os:test")
+    token = add_token(node, "report", user="anna", scopes=("predictions",), days=1, actor="os:test")
+    said = {"Authorization": f"Bearer {token}"}
+    assert browser().get("/api/predictions", headers=said).status_code == 200
+    if end == "revoked":
+        revoke_token(node, "report", actor="os:test")
+    elif end == "expired":
+        with node.database.writing() as session:
+            session.execute(update(ApiTokenRow).values(expires_at=utc_now()))
+    else:
+        set_disabled(node, "anna", is_disabled=True, actor="os:test")
+    refused = browser().get("/api/predictions", headers={**said, "Accept": "application/json"})
+    assert refused.status_code == 401
 
 
 def test_figures_name_no_patient(node: Node, browser: Start) -> None:
@@ -219,3 +267,4 @@ def test_figures_name_no_patient(node: Node, browser: Start) -> None:
 
 def test_a_body_longer_than_any_form_is_refused_unread(browser: Start) -> None:
     assert browser().post("/login", content=b"x" * 70_000).status_code == 413
+    assert browser().post("/login", content=iter([b"x"])).status_code == 413, "of which no length is said"
