@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pydicom import Dataset
+from pydicom.uid import UID
 from sqlalchemy import ColumnElement, delete, select
 from sqlalchemy.orm import Session
 
@@ -28,13 +29,15 @@ from node.workitem_states import CANCELED, FINAL, IN_PROGRESS, NO_SUCH_WORKITEM,
 
 GLOBAL, FILTERED_GLOBAL = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
 """Well-known UIDs of the subscriptions to every workitem (PS3.4 CC.2.3.1)."""
-DUPLICATE = 0x0111  # PS3.7 annex C.5.7
+DUPLICATE, INVALID_INSTANCE = 0x0111, 0x0117  # PS3.7 annex C.5
 UNKNOWN_RECEIVER, NOT_FOR_THIS_INSTANCE = 0xC308, 0xC314  # PS3.4 table CC.2.3-3
 WORKITEMS_AT_ONCE = 100
 
 
 def create_workitem(node: Node, sop_instance_uid: str, ds: Dataset, ae_title: str) -> None:
     """Create a workitem, of which those who watch everything are told; raises `WorkitemError`."""
+    if not UID(sop_instance_uid).is_valid:
+        raise WorkitemError("SOP Instance UID: not valid", INVALID_INSTANCE)
     check_new(ds, node.settings.ae_title)
     study = study_of(ds)
     ds.SOPClassUID, ds.SOPInstanceUID = UPS_CLASS, sop_instance_uid
@@ -69,7 +72,9 @@ def find_workitems(node: Node, keys: Dataset) -> Iterator[Dataset | None]:
     """Give each of our own that matches, None for one that does not; no transaction stays open meanwhile."""
     known = {"ProcedureStepState": WorkitemRow.state, "SOPInstanceUID": WorkitemRow.sop_instance_uid}
     narrowed: list[ColumnElement[bool]] = [
-        column.in_(values) for keyword, column in known.items() if (values := values_of(keys, keyword))
+        column.in_(values)
+        for keyword, column in known.items()
+        if (values := values_of(keys, keyword)) and "*" not in values[0] and "?" not in values[0]
     ]
     last: int | None = 0
     while last is not None:
@@ -122,7 +127,7 @@ def subscribe(node: Node, sop_instance_uid: str, asked: Dataset, ae_title: str) 
     """
     receiver, keys = _receiver(node, asked), Dataset()
     if sop_instance_uid == FILTERED_GLOBAL:
-        keys = only(asked, {each.keyword for each in asked} - {"ReceivingAE", "DeletionLock"})
+        keys = only(asked, [key.tag for key in asked if key.keyword not in ("ReceivingAE", "DeletionLock")])
     with node.database.writing() as session:
         if sop_instance_uid in (GLOBAL, FILTERED_GLOBAL):
             session.merge(_subscription(receiver, sop_instance_uid, keys))

@@ -8,7 +8,7 @@ import datetime as dt
 
 import structlog
 from pydicom import Dataset
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
@@ -23,6 +23,7 @@ from node.errors import RefusedError, SendError
 from node.house import Node
 from node.workitem_dataset import PERFORMED, PROGRESS, WorkitemError, decode, encode, is_for, only, study_of
 from node.workitems import add_workitem, fill_in, note_state, perform_own
+from pipeline.instance import UNREADABLE
 
 log = structlog.get_logger()
 
@@ -153,13 +154,13 @@ def _next_report(session: Session, ae_title: str) -> int | None:
 
 def _take(session: Session, node: Node, ds: Dataset, ae_title: str) -> None:
     """Note a peer's workitem that is new, is for this node, and names the study that it is about."""
-    uid = str(ds.get("SOPInstanceUID") or "")
-    is_known = session.scalar(select(exists().where(WorkitemRow.sop_instance_uid == uid)))
-    if uid and not is_known and is_for(ds, node.settings.ae_title):
-        try:
+    try:
+        uid = UID(str(ds.SOPInstanceUID))
+        is_known = session.scalar(select(exists().where(WorkitemRow.sop_instance_uid == uid)))
+        if uid.is_valid and not is_known and is_for(ds, node.settings.ae_title):
             add_workitem(session, node, ds, study_of(ds), ae_title, is_foreign=True)
-        except WorkitemError as error:
-            log.warning("workitem_not_taken", workitem=uid, peer=ae_title, reason=str(error))
+    except (WorkitemError, *UNREADABLE) as error:
+        log.warning("workitem_not_taken", peer=ae_title, error=type(error).__name__)
 
 
 def _tell_manager(manager: Manager, row: WorkitemRow, ds: Dataset, due: str) -> str:

@@ -71,8 +71,8 @@ def add_workitem(
     session.scalars(select(ExamRow.id).where(of_study).with_for_update()).all()  # for `follow`
     row = WorkitemRow(
         sop_instance_uid=str(ds.SOPInstanceUID), peer_ae_title=ae_title, is_foreign=is_foreign,
-        state=SCHEDULED, study_instance_uid=study, patient_id=str(ds.get("PatientID") or ""),
-        dataset=encode(ds), transaction_uid="", created_at=utc_now(),
+        state=SCHEDULED, transaction_uid="", study_instance_uid=study, dataset=encode(ds),
+        created_at=utc_now(),
     )  # fmt: skip
     session.add(row)
     session.flush()
@@ -83,7 +83,7 @@ def add_workitem(
 
 def fill_in(session: Session, node: Node, row: WorkitemRow, ds: Dataset) -> str | None:
     """Write what is known of its exam into a workitem; return its due state, None where there is no news."""
-    exam = _exam_of(session, row)
+    exam = _exam_of(session, row.study_instance_uid, ds)
     if exam is None:
         return None
     is_sent = bool(session.scalar(select(exists().where(DeliveryRow.exam_id == exam.id))))
@@ -162,10 +162,12 @@ def report(
         node.jobs.enqueue(session, "notify", str(row.id))
 
 
-def _exam_of(session: Session, row: WorkitemRow) -> ExamRow | None:
-    """Return the newest revision of the exam that a workitem is about, never one of another patient."""
-    for exam, patient in latest_exams(session, row.study_instance_uid):
-        if patient is None or row.patient_id in ("", patient.patient_id):
+def _exam_of(session: Session, study_instance_uid: str, ds: Dataset) -> ExamRow | None:
+    """Return the newest revision of the exam that a workitem is about; what is absent contradicts nothing."""
+    named = [str(ds.get(keyword) or "").strip() for keyword in ("PatientID", "IssuerOfPatientID")]
+    for exam, patient in latest_exams(session, study_instance_uid):
+        known = (patient.patient_id, patient.issuer_of_patient_id) if patient else ("", "")
+        if all("" in pair or pair[0] == pair[1] for pair in zip(named, known, strict=True)):
             return exam
     return None
 

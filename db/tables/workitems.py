@@ -25,7 +25,6 @@ class WorkitemRow(Base):
     state: Mapped[str] = mapped_column(String(16), index=True)
     transaction_uid: Mapped[str] = mapped_column(String(64), default="")
     study_instance_uid: Mapped[str] = mapped_column(String(64), index=True)
-    patient_id: Mapped[str] = mapped_column(String(64))
     dataset: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
 

@@ -23,7 +23,6 @@ from node.workitem_requests import (
     take_event,
     unsubscribe,
 )
-from pipeline.instance import UNREADABLE
 
 log = structlog.get_logger()
 
@@ -74,9 +73,7 @@ def answer_create(event: evt.Event, node: Node) -> Answer:
 @_refusing
 def answer_action(event: evt.Event, node: Node) -> Answer:
     """Answer an N-ACTION: a request to cancel, or to be told of changes (PS3.4 CC.2.2, CC.2.3)."""
-    uid, asked = str(event.request.RequestedSOPInstanceUID), Dataset()
-    if event.request.ActionInformation is not None:
-        asked = event.action_information
+    uid, asked = str(event.request.RequestedSOPInstanceUID), event.action_information
     if event.action_type == REQUEST_CANCEL:
         return cancel_workitem(node, uid, asked, _caller(event)), None
     if event.action_type not in SUBSCRIPTIONS:
@@ -91,6 +88,7 @@ def answer_get(event: evt.Event, node: Node) -> Answer:
     ds = get_workitem(node, str(event.request.RequestedSOPInstanceUID))
     wanted = event.attribute_identifiers or list(ds.keys())
     is_all_there = all(tag in ds for tag in wanted)
+    tell(node, "dicom_queried", _caller(event), level="WORKITEM", keys=["SOPInstanceUID"], matches=1)
     return SUCCESS if is_all_there else NOT_ALL_THERE, only(ds, wanted)
 
 
@@ -118,7 +116,8 @@ def answer_workitem_find(event: evt.Event, node: Node) -> Iterator[Answer]:
                     if key.tag not in answer:
                         answer.add_new(key.tag, key.VR, [] if key.VR == "SQ" else None)
                 yield PENDING, answer
-    except UNREADABLE:
+    except Exception as error:  # noqa: BLE001 - outermost, as above
+        log.warning("workitem_request_refused", calling_ae_title=_caller(event), reason=type(error).__name__)
         yield UNABLE_TO_PROCESS, None
     finally:
         asked = sorted(key.keyword or f"{key.tag:08X}" for key in keys)

@@ -20,7 +20,7 @@ from pynetdicom.sop_class import (
 GLOBAL, FILTERED_GLOBAL = "1.2.840.10008.5.1.4.34.5", "1.2.840.10008.5.1.4.34.5.1"
 
 
-def step(study: str, *, station: str = "", **attributes: Any) -> Dataset:
+def step(study: str, station: str = "", **attributes: Any) -> Dataset:
     """Return a workitem that asks for the reading of a study, as a requester would write it."""
     ds, source = Dataset(), Dataset()
     ds.ProcedureStepState, ds.ScheduledProcedureStepPriority = "SCHEDULED", "MEDIUM"

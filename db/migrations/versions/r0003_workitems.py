@@ -20,7 +20,6 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("transaction_uid", sa.String(length=64), nullable=False),
         sa.Column("study_instance_uid", sa.String(length=64), nullable=False),
-        sa.Column("patient_id", sa.String(length=64), nullable=False),
         sa.Column("dataset", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", INSTANT, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_workitems"),
