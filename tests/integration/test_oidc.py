@@ -157,7 +157,8 @@ def test_who_the_provider_knows_has_an_ordinary_session_with_the_highest_role_it
         log_in(browser, "anna")
         assert "anna <small>reviewer</small>" in browser.get("/").text
         assert browser.get("/users").status_code == 403
-        assert 'content="0; url=/"' in log_in(browser, "anna", "//evil.example").text
+        astray = browser.get("/login/oidc", params={"next": "//evil.example"}, follow_redirects=False)
+        assert 'content="0; url=/"' in browser.get(at_provider(astray.headers["location"], "anna")).text
     with node.database.reading() as session:
         trail = [
             (row.event, row.actor)
