@@ -13,8 +13,8 @@ from node.listing import list_exams
 from node.results.iod import COMPREHENSIVE_3D_SR, COMPREHENSIVE_SR, KEY_OBJECT_SELECTION
 from node.retry import retry_exam
 from node.settings import Peer
+from tests.integration.committing import predicted, work
 from tests.integration.delivering import MULTI, SINGLE, Archive, Bench, bench, whole_result
-from tests.integration.test_commitment import predicted, work
 from tests.unit.node.dicom.test_scu import scp
 
 __all__ = ["bench"]
