@@ -55,6 +55,9 @@ class Receiver:
             except OSError:
                 return
             self._open.append(connection)
+            if self._listening.fileno() < 0:  # it came as this was closed
+                connection.close()
+                return
             if not self._is_deaf:
                 self._read(connection)
 
