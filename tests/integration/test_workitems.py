@@ -1,9 +1,7 @@
-"""Procedure steps between a receiver, its jobs and foreign peers: who asks, who watches, who manages."""
+"""Procedure steps that this node manages: who asks, who watches, and what became of them."""
 
 import datetime as dt
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,131 +11,22 @@ from pynetdicom.sop_class import UnifiedProcedureStepPush
 from sqlalchemy import select
 
 from db.engine import utc_now
-from db.jobs import Claim
 from db.tables import (
-    AuditEventRow,
     DeliveryRow,
-    ExamRow,
-    JobRow,
-    PatientRow,
-    ResultObjectRow,
     WorkitemReportRow,
     WorkitemRow,
     WorkitemSubscriptionRow,
 )
-from node.house import Node
-from node.settings import Peer
 from node.workitem_requests import report_restart
-from node.workitem_steps import notify, on_buried, perform, pull, start_pulling
-from node.workitems import follow
-from tests.integration.receiving import receiving
+from tests.integration.performing import Performing, listening, performing
 from tests.integration.worklists import (
     FILTERED_GLOBAL,
     GLOBAL,
     Requester,
-    Subscriber,
-    Worklist,
     step,
-    subscriber,
 )
 
-JOBS = {"notify": notify, "perform": perform, "pull": pull}
-
-
-@dataclass
-class Performing:
-    """A node that performs steps, the peer that asks and watches, and what lies between."""
-
-    node: Node
-    port: int
-    told: Subscriber
-    peer: Requester
-
-    def work(self, *kinds: str) -> None:
-        """Run the jobs that are due, until none is."""
-        while jobs := self.due(*kinds or ("notify", "perform")):
-            for job in jobs:
-                self.run(job)
-
-    def run(self, job: JobRow) -> None:
-        """Run a job once."""
-        JOBS[job.kind](self.node, Claim(job.id, job.kind, job.subject_id, 1, "t"))
-
-    def due(self, *kinds: str) -> list[JobRow]:
-        """Return the jobs that are due."""
-        is_due = JobRow.state == "queued", JobRow.kind.in_(kinds), JobRow.not_before_at <= utc_now()
-        with self.node.database.reading() as session:
-            return list(session.scalars(select(JobRow).where(*is_due).order_by(JobRow.created_at)))
-
-    def exam(self, state: str, study: str = "1.2.3", *, of: str = "e1", **values: Any) -> None:
-        """Let the exam of a study be in a state, as the job that brought it there says."""
-        now = utc_now()
-        with self.node.database.writing() as session:
-            if session.get(PatientRow, 1) is None:
-                session.add(PatientRow(id=1, patient_id="A", issuer_of_patient_id="HOUSE", created_at=now))
-                session.flush()
-            exam = session.get(ExamRow, of) or ExamRow(
-                id=of, exam_key=study, revision=len(of), patient_row_id=1, study_instance_uid=study,
-                opened_at=now, last_new_at=now, closes_at=now,
-            )  # fmt: skip
-            exam.state = state
-            for name, value in values.items():
-                setattr(exam, name, value)
-            session.add(exam)
-            follow(session, self.node, exam)
-        self.work()
-
-    def result(self, of: str = "e1", **values: Any) -> None:
-        """Store a result of an exam, in the best form."""
-        row: dict[str, Any] = {
-            "kind": "sr", "form": "comprehensive_3d", "item": 1, "sop_instance_uid": f"1.9.{of[1:]}",
-            "sop_class_uid": "1.2.840.10008.5.1.4.1.1.88.34", "series_instance_uid": "1.8",
-        }  # fmt: skip
-        with self.node.database.writing() as session:
-            session.add(
-                ResultObjectRow(exam_id=of, sha256="0", size_bytes=1, created_at=utc_now(), **row | values)
-            )
-
-    def hasten(self, uid: str) -> None:
-        """Run the jobs of a workitem that wait."""
-        with self.node.database.writing() as session:
-            self.node.jobs.hasten(session, "perform", str(self.row(uid).id))
-        self.work()
-
-    def row(self, uid: str) -> WorkitemRow:
-        """Return a workitem as the database has it."""
-        with self.node.database.reading() as session:
-            found = select(WorkitemRow).where(WorkitemRow.sop_instance_uid == uid)
-            return session.scalars(found).one()
-
-    def events(self, subject: str = "1.2.3") -> list[tuple[str, str]]:
-        """Return the audit trail of a study: events, and states where they name one."""
-        with self.node.database.reading() as session:
-            rows = select(AuditEventRow).where(AuditEventRow.subject_id == subject).order_by(AuditEventRow.id)
-            return [(row.event, row.detail.get("state", "")) for row in session.scalars(rows)]
-
-    def count(self, row: type[Any]) -> int:
-        """Return how many rows a table has."""
-        with self.node.database.reading() as session:
-            return len(session.scalars(select(row)).all())
-
-
-@pytest.fixture(scope="module")
-def listening() -> Iterator[Subscriber]:
-    """Return a peer that is told; one for all tests, since it takes half a second to end."""
-    with subscriber() as told:
-        yield told
-
-
-@pytest.fixture
-def performing(tmp_path: Path, listening: Subscriber) -> Iterator[Performing]:
-    """Return a node with one peer, which asks and is told."""
-    listening.told.clear()
-    peers = (Peer(ae_title="PACS", host="127.0.0.1", port=listening.port),)
-    with receiving(tmp_path, peers=peers) as running:
-        peer = Requester(running.port)
-        yield Performing(running.node, running.port, listening, peer)
-        peer.assoc.release()
+__all__ = ["listening", "performing"]
 
 
 @pytest.mark.parametrize("comes_first", ["study", "workitem"])
@@ -375,152 +264,3 @@ def test_a_restart_is_told_to_who_watches(performing: Performing) -> None:
     performing.work()
     ((kind, uid, said),) = performing.told.told
     assert (kind, uid, said.SCPStatus, said.SubscriptionListStatus) == (4, GLOBAL, "RESTARTED", "WARM START")
-
-
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Worklist, int]]:
-    """Return a foreign worklist, and the port that it is served on."""
-    managed = Worklist()
-    with managed.serve() as port:
-        yield managed, port
-
-
-@pytest.fixture
-def pulling(tmp_path: Path, served: tuple[Worklist, int]) -> Iterator[tuple[Performing, Worklist]]:
-    """Return a node that takes its steps from a peer's worklist, which is empty."""
-    managed, port = served
-    managed.clear()
-    peers = (
-        Peer(ae_title="RIS", host="127.0.0.1", port=port, workitem_period_s=60),
-        Peer(ae_title="PACS", host="127.0.0.1", port=9),
-    )
-    with receiving(tmp_path, peers=peers, query_timeout_s=2) as running:
-        performing = Performing(running.node, running.port, Subscriber(), Requester(running.port))
-        yield performing, managed
-        performing.peer.assoc.release()
-
-
-def ask(performing: Performing) -> None:
-    """Ask the worklist once, and perform what can be."""
-    start_pulling(performing.node)
-    with performing.node.database.writing() as session:
-        performing.node.jobs.hasten(session, "pull", "RIS")
-    (job,) = performing.due("pull")
-    performing.run(job)
-    performing.work()
-
-
-def test_a_peers_workitem_is_claimed_filled_in_and_completed(pulling: tuple[Performing, Worklist]) -> None:
-    """It learns the outputs before the end, under the lock that it was given."""
-    performing, managed = pulling
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    others = managed.add(step("1.2.3", station="SOMEONE")), managed.add(step("1.2.3"))
-    managed.add(step("1.2.3", station="ENDONODE", InputInformationSequence=[]))  # of no study
-    ask(performing)
-    assert (managed.state(uid), performing.count(WorkitemRow)) == ("SCHEDULED", 1)
-    performing.exam("reading")
-    assert (managed.state(uid), managed.watchers) == ("IN PROGRESS", {uid: "ENDONODE"})
-    assert managed.locks[uid] == performing.row(uid).transaction_uid
-    performing.result()
-    performing.exam("delivered")
-    assert (managed.state(uid), performing.row(uid).state) == ("COMPLETED", "COMPLETED")
-    (performed,) = managed.items[uid].UnifiedProcedureStepPerformedProcedureSequence
-    output = performed.OutputInformationSequence[0]
-    assert output.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "1.9.1"
-    assert {managed.state(each) for each in others} == {"SCHEDULED"}
-    assert performing.peer.get(uid)[0] == 0xC307  # another's, not managed here
-
-
-def test_a_failure_ends_a_peers_workitem_too(pulling: tuple[Performing, Worklist]) -> None:
-    """Claimed and given up in one go, where the exam had failed before it was found."""
-    performing, managed = pulling
-    performing.exam("failed", error_step="read")
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    ask(performing)
-    assert (managed.state(uid), performing.row(uid).state) == ("CANCELED", "CANCELED")
-    progress = managed.items[uid].ProcedureStepProgressInformationSequence[0]
-    assert progress.ReasonForCancellation == "The exam failed at the step: read"
-
-
-def test_a_claim_that_another_has_won_is_left_alone(pulling: tuple[Performing, Worklist]) -> None:
-    """Nothing more is said of it, whatever becomes of the exam."""
-    performing, managed = pulling
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    ask(performing)
-    managed.items[uid].ProcedureStepState, managed.locks[uid] = "IN PROGRESS", "1.2.3.4"
-    performing.exam("reading")
-    assert performing.row(uid).state == "LOST"
-    asked = list(managed.asked)
-    performing.exam("delivered")
-    assert (managed.asked, managed.state(uid)) == (asked, "IN PROGRESS")
-
-
-@pytest.mark.parametrize("at", ["claim", "end"])
-def test_what_was_said_before_a_crash_is_known_again(pulling: tuple[Performing, Worklist], at: str) -> None:
-    """The answer never came: the lock that was written down shows that it is ours."""
-    performing, managed = pulling
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    ask(performing)
-    if at == "end":
-        performing.exam("reading")
-        performing.result()
-    managed.forgets = True
-    performing.exam("delivered" if at == "end" else "reading")
-    assert performing.row(uid).state == ("IN PROGRESS" if at == "end" else "SCHEDULED")
-    performing.hasten(uid)
-    expected = "COMPLETED" if at == "end" else "IN PROGRESS"
-    assert (performing.row(uid).state, managed.state(uid)) == (expected, expected)
-
-
-def test_a_worklist_that_is_away_or_fails_is_asked_again(pulling: tuple[Performing, Worklist]) -> None:
-    """It is down over night; nothing is lost, and nothing is claimed twice."""
-    performing, managed = pulling
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    node = performing.node
-    away = tuple(peer.model_copy(update={"port": 9}) for peer in node.settings.peers)
-    performing.node = replace(node, settings=node.settings.model_copy(update={"peers": away}))
-    ask(performing)
-    assert performing.count(WorkitemRow) == 0
-    performing.node = node
-    ask(performing)
-    managed.refuses = 1
-    performing.exam("reading")
-    assert performing.row(uid).state == "SCHEDULED"
-    performing.hasten(uid)
-    assert managed.state(uid) == "IN PROGRESS"
-
-
-def test_what_a_manager_reports_is_understood(pulling: tuple[Performing, Worklist]) -> None:
-    """A request to cancel is on record, and the reading goes on; an end that others made is taken over."""
-    performing, managed = pulling
-    uid = managed.add(step("1.2.3", station="ENDONODE"))
-    ask(performing)
-    performing.exam("reading")
-    asked, ended = Dataset(), Dataset()
-    asked.RequestingAE = "PACS"
-    assert managed.report(performing.port, uid, 2, asked) == 0x0000
-    assert performing.events()[-1] == ("workitem_cancel_requested", "")
-    assert performing.row(uid).state == "IN PROGRESS"
-    ended.ProcedureStepState = "CANCELED"
-    assert managed.report(performing.port, "1.2.9", 1, ended) == 0x0000
-    assert managed.report(performing.port, uid, 1, ended) == 0x0000
-    assert performing.row(uid).state == "CANCELED"
-
-
-def test_one_job_asks_a_worklist_for_ever(pulling: tuple[Performing, Worklist]) -> None:
-    """Two workers that start do not ask twice; three errors do not end it; a changed setting does."""
-    performing, _ = pulling
-    start_pulling(performing.node)
-    start_pulling(performing.node)
-    (job,) = performing.due("pull")
-    claim = Claim(job.id, job.kind, job.subject_id, 3, "t")
-    with performing.node.database.writing() as session:
-        performing.node.jobs.bury(session, claim, "three times")
-        on_buried(session, performing.node, claim, "three times")
-        performing.node.jobs.hasten(session, "pull", "RIS")
-    (job,) = performing.due("pull")
-    performing.node = replace(
-        performing.node, settings=performing.node.settings.model_copy(update={"peers": ()})
-    )
-    performing.run(job)
-    assert performing.due("pull") == []
