@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, aliased
 from db.audit import record
 from db.engine import utc_now
 from db.tables import DeliveryRow, ExamRow, InstanceRow, ModelPackageRow, ResultObjectRow
+from db.tables.exams import IN_PROGRESS
 from node.belonging import Exams, exam_of, issuer_of, latest_exams, patient_conflict, patient_row
 from node.dicom.header import Header
 from node.errors import ReceivedObjectError
@@ -202,7 +203,10 @@ def open_revision(  # noqa: PLR0913 - a row has as many columns as it has
     device_model: str = "",
     quiet_s: float | None = None,
 ) -> ExamRow:
-    """Open an exam, or its next revision; what the previous one has not sent is withdrawn."""
+    """Open an exam, or its next revision; what the previous one has not sent is withdrawn.
+
+    A revision stands as high in the worklist as the one before, until it is read itself.
+    """
     now = utc_now()
     settings = node.settings
     if quiet_s is None:
@@ -219,6 +223,7 @@ def open_revision(  # noqa: PLR0913 - a row has as many columns as it has
         study_date=study_date or (previous.study_date if previous else ""),
         device_model=device_model or (previous.device_model if previous else ""),
         peer_ae_title=peer_ae_title,
+        priority=min(previous.priority, IN_PROGRESS) if previous else IN_PROGRESS,
         state="receiving",
         opened_at=now,
         last_new_at=now,
