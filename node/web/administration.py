@@ -9,7 +9,7 @@ from node.roles import ROLES, Role
 from node.tokens import list_tokens, revoke_token
 from node.users import list_users, set_disabled, set_role
 from node.web.pages import render
-from node.web.security import TheNode, TheVisitor, needs
+from node.web.security import NO_NUL, TheNode, TheVisitor, needs
 
 router = APIRouter(dependencies=[Depends(needs("administrator"))])
 
@@ -42,7 +42,9 @@ def change(
 
 
 @router.post("/tokens/revoke")
-def revoke(node: TheNode, visitor: TheVisitor, name: Annotated[str, Form(max_length=64)]) -> Response:
+def revoke(
+    node: TheNode, visitor: TheVisitor, name: Annotated[str, Form(max_length=64, pattern=NO_NUL)]
+) -> Response:
     """Make a token worthless."""
     revoke_token(node, name, actor=visitor.actor)
     return RedirectResponse("/users", 303)

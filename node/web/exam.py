@@ -9,7 +9,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from db.audit import record
 from db.tables import (
     AuditEventRow,
     CommitmentRow,
@@ -28,9 +27,11 @@ from db.tables import (
 from node.house import Node
 from node.picture_cache import LAYERS
 from node.reviews import REASONS, reviews_of
+from node.web.events import count_told
 from node.web.pages import REJECTIONS, render, said
 from node.web.plot import PlotFrame, draw
-from node.web.security import TheNode, TheVisitor, is_live
+from node.web.rows import read_before
+from node.web.security import ExamId, TheNode, is_live, keep_view
 
 router = APIRouter()
 
@@ -39,18 +40,16 @@ MOST_EXAMS = 50
 
 
 @router.get("/exams/{exam_id}")
-def show(request: Request, node: TheNode, visitor: TheVisitor, exam_id: str) -> Response:
+def show(request: Request, node: TheNode, exam_id: ExamId) -> Response:
     """Show one exam revision; that it was seen is kept."""
-    if not is_live(request):
-        with node.database.writing() as session:
-            if session.get(ExamRow, exam_id) is None:
-                raise HTTPException(404)
-            record(session, "exam_viewed", exam_id, actor=visitor.actor)
     with node.database.reading() as session:
-        exam = session.get(ExamRow, exam_id)
-        if exam is None:
+        if session.get(ExamRow, exam_id) is None:
             raise HTTPException(404)
-        return render(request, "exam.html", **describe(session, node, exam))
+    keep_view(request, "exam_viewed", exam_id, is_again=is_live(request))
+    with node.database.reading() as session:
+        told = count_told(session, exam_id)  # first: what comes while the rest is read is told
+        exam = session.get_one(ExamRow, exam_id)
+        return render(request, "exam.html", told=told, **describe(session, node, exam))
 
 
 def describe(session: Session, node: Node, exam: ExamRow) -> dict[str, Any]:
@@ -66,8 +65,15 @@ def describe(session: Session, node: Node, exam: ExamRow) -> dict[str, Any]:
     if arrived is None:
         of = InstanceRow.exam_key == exam.exam_key, InstanceRow.disposition == "accepted"
         arrived = session.scalar(select(func.count()).where(*of)) or 0
+    events = session.scalars(
+        select(AuditEventRow)
+        .where(AuditEventRow.subject_id.in_((exam.id, exam.study_instance_uid)))
+        .order_by(AuditEventRow.id.desc())
+        .limit(MOST_EVENTS + 1)
+    ).all()
     return {
         "exam": exam,
+        "before": None if prediction else read_before(session, [exam]).get(exam.exam_key),
         "patient_id": patient.patient_id if patient else "",
         "issuer": patient.issuer_of_patient_id if patient else "",
         "prediction": prediction,
@@ -91,12 +97,8 @@ def describe(session: Session, node: Node, exam: ExamRow) -> dict[str, Any]:
         "workitems": session.scalars(
             select(WorkitemRow).where(WorkitemRow.study_instance_uid == exam.study_instance_uid)
         ).all(),
-        "events": session.scalars(
-            select(AuditEventRow)
-            .where(AuditEventRow.subject_id.in_((exam.id, exam.study_instance_uid)))
-            .order_by(AuditEventRow.id.desc())
-            .limit(MOST_EVENTS)
-        ).all(),
+        "events": events[:MOST_EVENTS],
+        "has_older_events": len(events) > MOST_EVENTS,
         "has_peers": any(peer.receives_results for peer in node.settings.peers),
     }
 
@@ -135,8 +137,8 @@ def _deliveries(session: Session, exam: ExamRow) -> list[dict[str, Any]]:
     rows = session.scalars(select(DeliveryRow).where(DeliveryRow.exam_id == exam.id).order_by(DeliveryRow.id))
     return [
         {
-            "peer": row.peer_ae_title, "state": row.state, "error": row.last_error, "attempts": row.attempts,
-            "delivered_at": row.delivered_at, "committed": row.committed,
+            "peer_ae_title": row.peer_ae_title, "state": row.state, "error": row.last_error,
+            "attempts": row.attempts, "delivered_at": row.delivered_at, "committed": row.committed,
             "objects": session.execute(
                 select(DeliveredObjectRow.state, func.count())
                 .where(DeliveredObjectRow.delivery_id == row.id)

@@ -8,7 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from node.house import Node
 from node.sessions import LoginRefusedError, ThrottledError, log_in, log_out
 from node.web.pages import render
-from node.web.security import TheNode, TheVisitor, address_of, cookie_name, is_secure
+from node.web.security import NO_NUL, TheNode, TheVisitor, address_of, cookie_name, is_secure
 
 router = APIRouter()
 
@@ -23,7 +23,7 @@ def show(request: Request, next: str = "/") -> Response:  # noqa: A002 - what th
 def enter(
     request: Request,
     node: TheNode,
-    name: Annotated[str, Form(max_length=64)],
+    name: Annotated[str, Form(max_length=64, pattern=NO_NUL)],
     password: Annotated[str, Form(max_length=1024)],
     next: Annotated[str, Form(max_length=256)] = "/",  # noqa: A002
 ) -> Response:

@@ -26,13 +26,15 @@ def live() -> PlainTextResponse:
 
 @router.get("/health/ready")
 def ready(node: TheNode) -> PlainTextResponse:
-    """Tell whether database and store can be used."""
+    """Tell whether database and store can be used, and something be stored."""
     try:
         with node.database.reading() as session:
             session.execute(select(InstallationRow.id).limit(1))
-        node.files.has_room()
+        has_room = node.files.has_room()
     except (SQLAlchemyError, OSError):
         return PlainTextResponse("database or store not in reach\n", 503)
+    if not has_room:
+        return PlainTextResponse("no room is left in the store\n", 503)
     return PlainTextResponse("ready\n")
 
 

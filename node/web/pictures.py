@@ -1,6 +1,8 @@
 """The pictures of evidence frames; what is not at hand is asked of the worker, and the browser asks again."""
 
-from fastapi import APIRouter, HTTPException
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import FileResponse, Response
@@ -8,16 +10,20 @@ from starlette.responses import FileResponse, Response
 from db.tables import EvidenceRow, FrameRow, InstanceRow, JobRow, PredictionRow
 from node.house import Node
 from node.picture_cache import Layer, PictureCache
-from node.web.security import TheNode
+from node.web.security import ExamId, TheNode, keep_view
 
 router = APIRouter()
 
 AGAIN_S = 1
+Position = Annotated[int, Path(ge=1, le=9999)]
 
 
 @router.api_route("/exams/{exam_id}/pictures/{position}/{layer}.png", methods=["GET", "HEAD"])
-def picture(node: TheNode, exam_id: str, position: int, layer: Layer) -> Response:
-    """Return a picture; 202 while it is being made, 410 where its pixels were purged, 404 without one."""
+def picture(request: Request, node: TheNode, exam_id: ExamId, position: Position, layer: Layer) -> Response:
+    """Return a picture; 202 while it is being made, 410 where its pixels were purged, 404 without one.
+
+    Who has not seen its exam sees it so.
+    """
     with node.database.reading() as session:
         purged = session.execute(
             select(InstanceRow.purged_at)
@@ -31,6 +37,7 @@ def picture(node: TheNode, exam_id: str, position: int, layer: Layer) -> Respons
         if purged[0] is not None:
             raise HTTPException(410)
         asked = _asked(session, exam_id)
+    keep_view(request, "exam_viewed", exam_id, is_again=True)
     cache = PictureCache(node.settings)
     path = cache.path(exam_id, position, layer)
     if path.is_file():

@@ -5,11 +5,14 @@ from collections.abc import Callable, MutableMapping
 from typing import Annotated, Any
 from urllib.parse import quote, urlsplit
 
-from fastapi import Depends, HTTPException, Request
+from fastapi import Depends, HTTPException, Path, Request
+from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from db.audit import record
+from db.tables import AuditEventRow, WebSessionRow
 from node.house import Node
 from node.passwords import sha256_of
 from node.roles import Role, Visitor
@@ -20,6 +23,9 @@ from node.tokens import visitor_of_token
 OF_PROVIDER = frozenset({"/login/oidc", "/login/oidc/end"})
 PUBLIC = frozenset({"/login", "/health/live", "/health/ready", "/metrics"}) | OF_PROVIDER
 """What is answered without login, beside the files under ``/static``."""
+
+NO_NUL = r"^[^\x00]*$"
+"""What PostgreSQL can be asked for."""
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_BODY_BYTES = 65_536
@@ -55,6 +61,7 @@ def visitor_of(request: Request) -> Visitor:
 
 TheNode = Annotated[Node, Depends(node_of)]
 TheVisitor = Annotated[Visitor, Depends(visitor_of)]
+ExamId = Annotated[str, Path(pattern=NO_NUL)]
 
 
 def is_secure(settings: Settings) -> bool:
@@ -80,8 +87,34 @@ def address_of(request: Request) -> str:
 
 
 def is_live(request: Request) -> bool:
-    """Tell whether the page asked by itself, to stay up to date: no use of a session, no view by a person."""
+    """Tell whether the page says that it asked by itself, to stay up to date: that is no use of a session."""
     return request.headers.get("x-live") == "1" or request.url.path == "/events"
+
+
+def keep_view(request: Request, event: str, subject_id: str, *, is_again: bool) -> None:
+    """Record that a person sees something.
+
+    What is shown again (`is_again`: a page that refreshes itself, pictures of an exam) is one view with what
+    this user has seen in this session; anybody can say that a request is a refresh.
+    """
+    node, visitor = node_of(request), visitor_of(request)
+    if is_again:
+        token = request.cookies.get(cookie_name(node.settings), "")
+        seen = AuditEventRow.subject_id == subject_id, AuditEventRow.event == event
+        with node.database.reading() as session:
+            opened = session.scalar(
+                select(WebSessionRow.created_at).where(WebSessionRow.token_sha256 == sha256_of(token))
+            )
+            last = session.scalar(
+                select(AuditEventRow.at)
+                .where(*seen, AuditEventRow.actor == visitor.actor)
+                .order_by(AuditEventRow.id.desc())
+                .limit(1)
+            )
+        if opened is not None and last is not None and last >= opened:
+            return
+    with node.database.writing() as session:
+        record(session, event, subject_id, actor=visitor.actor)
 
 
 async def guard(request: Request) -> None:

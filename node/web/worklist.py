@@ -1,7 +1,6 @@
 """The worklist: current exams, what needs a person first, a page at a time by key and never by count."""
 
 import datetime as dt
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated, Literal
@@ -10,16 +9,17 @@ from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Form, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Row, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from db.audit import record
-from db.tables import ExamRow, InstanceRow, PatientRow, PredictionRow
+from db.tables import DeliveryRow, ExamRow, PatientRow, PredictionRow
 from db.tables.exams import FAILED, HEALTHY, IBD, IN_PROGRESS, UNPREDICTED
 from node.house import Node
 from node.web.pages import render
-from node.web.security import TheNode, TheVisitor, is_live
+from node.web.rows import NOT_ARRIVED, UNREAD, Exams, arrived, read_before, stuck
+from node.web.security import NO_NUL, TheNode, TheVisitor, is_live, keep_view
 
 router = APIRouter()
 
@@ -36,26 +36,29 @@ PRIORITIES = {
 
 POSSIBLE = {
     "ibd": (IBD, FAILED), "healthy": (HEALTHY, FAILED), "unpredicted": (UNPREDICTED, FAILED),
-    "none": (IN_PROGRESS, FAILED),
+    "none": (IBD, FAILED, UNPREDICTED, IN_PROGRESS),
 }  # fmt: skip
-"""Priorities that an exam of a reading may have: what fails on its way out keeps its reading."""
+"""Priorities that an exam of a reading may have: what fails on its way out keeps its reading, and what is not
+read yet stands as high as its revision before."""
 
 
 def _day(value: str) -> str:
+    if value and not dt.MINYEAR < dt.date.fromisoformat(value).year < dt.MAXYEAR:
+        raise ValueError("a day was expected that has another before and after it")
     return value and dt.date.fromisoformat(value).isoformat()
 
 
 def _place(value: str) -> str:
     """Check where a page begins: priority, instant and exam id of the last of the page before."""
     if value:
-        priority, at, _exam_id = value.split("~")
-        if int(priority) < 0 or dt.datetime.fromisoformat(at).tzinfo is None:
+        priority, said, _exam_id = value.split("~")
+        at = dt.datetime.fromisoformat(said)
+        if int(priority) < 0 or at.tzinfo is None or not dt.MINYEAR < at.year < dt.MAXYEAR:
             raise ValueError("a priority, an aware instant and an exam id were expected")
     return value
 
 
 Day = Annotated[str, AfterValidator(_day)]
-Exams = Sequence[Row[ExamRow, str, PredictionRow]]
 
 
 class Asked(BaseModel):
@@ -68,9 +71,9 @@ class Asked(BaseModel):
     review: Literal["open", "accepted", "rejected", "all"] = "open"
     since: Day = ""
     until: Day = ""
-    peer: Annotated[str, Field(max_length=16)] = ""
+    peer: Annotated[str, Field(max_length=16, pattern=NO_NUL)] = ""
     sort: Literal["priority", "newest", "oldest"] = "priority"
-    after: Annotated[str, Field(max_length=80), AfterValidator(_place)] = ""
+    after: Annotated[str, Field(max_length=80, pattern=NO_NUL), AfterValidator(_place)] = ""
 
     def address(self, **changed: str) -> str:
         """Return the worklist's address with these values, empty ones left out."""
@@ -89,9 +92,7 @@ class Listed:
 @router.get("/")
 def show(request: Request, node: TheNode, visitor: TheVisitor, asked: Annotated[Asked, Query()]) -> Response:
     """Show a page of the worklist."""
-    if not is_live(request):
-        with node.database.writing() as session:
-            record(session, "worklist_viewed", str(visitor.user_id), actor=visitor.actor)
+    keep_view(request, "worklist_viewed", str(visitor.user_id), is_again=is_live(request))
     with node.database.reading() as session:
         listed = list_page(session, node, asked)
         return _render(request, session, node, listed, asked)
@@ -99,15 +100,26 @@ def show(request: Request, node: TheNode, visitor: TheVisitor, asked: Annotated[
 
 @router.post("/search")
 def search(
-    request: Request, node: TheNode, visitor: TheVisitor, q: Annotated[str, Form(max_length=64)] = ""
+    request: Request,
+    node: TheNode,
+    visitor: TheVisitor,
+    q: Annotated[str, Form(max_length=64, pattern=NO_NUL)] = "",
 ) -> Response:
-    """Show the exams of a Patient ID, Accession Number or study date; by POST: no address names a patient."""
+    """Show the exams of a Patient ID, Accession Number or study date; by POST: no address names a patient.
+
+    What was found is kept by the ids of its rows.
+    """
     sought = q.strip()
-    if not is_live(request):
-        with node.database.writing() as session:
-            record(session, "worklist_searched", str(visitor.user_id), actor=visitor.actor)
     with node.database.reading() as session:
         listed = Listed(find(session, sought) if sought else [], "")
+    exams = [exam for exam, _, _ in listed.rows]
+    patients = sorted({exam.patient_row_id for exam in exams if exam.patient_row_id is not None})
+    with node.database.writing() as session:
+        record(
+            session, "worklist_searched", str(visitor.user_id), actor=visitor.actor,
+            patients=patients, exams=[exam.id for exam in exams],
+        )  # fmt: skip
+    with node.database.reading() as session:
         return _render(request, session, node, listed, Asked(review="all", sort="newest"), sought=sought)
 
 
@@ -171,14 +183,16 @@ def _exams() -> Select[ExamRow, str, PredictionRow]:
 def _few(session: Session, asked: Asked) -> list[str] | None:
     """Return the ids that a filter leaves where they are few: else all exams were gone through for them.
 
-    What is not reviewed has no verdict, or no reading at all, and then failed or is on its way.
+    What is open has no verdict, or no reading at all, and then failed or is on its way; or it did not arrive.
     """
     found: list[Select[str]] = []
     if asked.review != "all":
         verdict = None if asked.review == "open" else asked.review
         found.append(select(PredictionRow.exam_id).where(PredictionRow.verdict.is_not_distinct_from(verdict)))
+    if asked.review == "open" or (asked.reading == "none" and asked.review == "all"):
+        found.append(select(ExamRow.id).where(ExamRow.state.in_(UNREAD)))
     if asked.review == "open":
-        found.append(select(ExamRow.id).where(ExamRow.priority.in_((FAILED, IN_PROGRESS))))
+        found.append(select(DeliveryRow.exam_id).where(NOT_ARRIVED))
     if asked.state and asked.review == "all":
         found.append(select(ExamRow.id).where(ExamRow.state == asked.state))
     ids: list[str] = []
@@ -197,8 +211,11 @@ def _conditions(node: Node, asked: Asked) -> list[ColumnElement[bool]]:
         found.append(reading == ("" if asked.reading == "none" else asked.reading))
     if asked.state:
         found.append(func.coalesce(ExamRow.state, "") == asked.state)
-    if asked.review != "all":
-        found.append(verdict == ("" if asked.review == "open" else asked.review))
+    if asked.review == "open":
+        is_stuck = ExamRow.id.in_(select(DeliveryRow.exam_id).where(NOT_ARRIVED))
+        found.append(or_(verdict == "", func.coalesce(ExamRow.state, "") == "failed", is_stuck))
+    elif asked.review != "all":
+        found.append(verdict == asked.review)
     if asked.peer:
         found.append(ExamRow.peer_ae_title == asked.peer)
     zone = ZoneInfo(node.settings.timezone) if node.settings.timezone else dt.UTC
@@ -213,14 +230,6 @@ def _midnight(day: str, zone: dt.tzinfo) -> dt.datetime:
     return dt.datetime.combine(dt.date.fromisoformat(day), dt.time(), zone)
 
 
-def _arrived(session: Session, rows: Exams) -> dict[str, int]:
-    """Return how many images of each open exam are here."""
-    keys = [exam.exam_key for exam, _, _ in rows if exam.received_count is None]
-    of = InstanceRow.exam_key.in_(keys), InstanceRow.disposition == "accepted"
-    counted = select(InstanceRow.exam_key, func.count()).where(*of).group_by(InstanceRow.exam_key)
-    return {key: count for key, count in session.execute(counted) if key}
-
-
 def _render(
     request: Request, session: Session, node: Node, listed: Listed, asked: Asked, *, sought: str | None = None
 ) -> Response:
@@ -229,9 +238,11 @@ def _render(
         (PRIORITIES.get(priority, "") if priority is not None else "", list(rows))
         for priority, rows in groupby(listed.rows, lambda row: row[0].priority if is_grouped else None)
     ]
-    arrived = _arrived(session, listed.rows)
+    unread = [exam for exam, _, prediction in listed.rows if prediction is None]
     return render(
-        request, "worklist.html", groups=groups, asked=asked, sought=sought, arrived=arrived,
+        request, "worklist.html", groups=groups, asked=asked, sought=sought,
+        arrived=arrived(session, listed.rows), before=read_before(session, unread),
+        stuck=stuck(session, listed.rows),
         following=asked.address(after=listed.following) if listed.following else "",
         first=asked.address(after=""), most_found=MOST_FOUND,
         peers=[peer.ae_title for peer in node.settings.peers if peer.may_send],

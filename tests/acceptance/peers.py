@@ -176,7 +176,7 @@ receives_results = true
                 start_new_session=True,
             )
         self.processes.append(process)
-        if command != "work":
+        if command not in ("work", "page"):
             wait_for("the node", lambda: listens(self.port), 30, every_s=0.05)
         return process
 

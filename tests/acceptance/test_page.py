@@ -1,16 +1,24 @@
 """The page in a real browser, on a real node: what a reviewer does in a morning."""
 
+import itertools
 import re
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
+import cv2
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pydicom import dcmread
+from sqlalchemy import delete, update
 
+from db.audit import record
+from db.tables import ExamRow, PredictionRow, WebSessionRow
+from node.house import Node
+from node.picture_cache import PictureCache
 from node.roles import Role
 from node.serving import open_node
 from node.settings import load_settings
@@ -22,6 +30,7 @@ from tests.unit.node.web.conftest import PASSWORD, add_exam
 pytestmark = [pytest.mark.acceptance, pytest.mark.data]
 
 USERS: dict[str, Role] = {"anna": "reviewer", "bert": "reviewer", "vera": "viewer", "adam": "administrator"}
+PNG = cv2.imencode(".png", np.full((60, 80, 3), 90, np.uint8))[1].tobytes()
 HTML = "<script>alert(1)</script>"
 READ_WITHIN_MS = 60_000
 PICTURED_WITHIN_MS = 60_000
@@ -150,6 +159,114 @@ def test_what_a_processor_writes_stays_text(node: NodeProcess, studies: Studies,
         expect(page.locator(".who-is-it .id")).to_contain_text(HTML)
         expect(page.locator(".who-is-it .id")).to_contain_text("<i>x</i>")
         assert page.locator("main script, main b, main i").count() == 0
+
+
+@pytest.fixture
+def page_alone(tmp_path: Path) -> Iterator[tuple[NodeProcess, Node]]:
+    """Return a page whose exams do only what the test has them do, and its node."""
+    process = NodeProcess(tmp_path / "node", port=free_port(), pacs_port=free_port(), http_port=free_port())
+    with open_node(load_settings(process.config), stores=True) as opened:
+        add_user(opened, "anna", "reviewer", PASSWORD, actor="os:test")
+        process.start("page")
+        yield process, opened
+        process.kill()
+
+
+def test_no_picture_stands_under_another_ones_words(
+    page_alone: tuple[NodeProcess, Node], chromium: Browser
+) -> None:
+    """Nor does a key held down accept, and a reading that comes by itself can be gone through."""
+    process, node = page_alone
+    read, unread, other = (add_exam(node, each, evidence=2) for each in ("ibd", "ibd", None))
+    _give_reading(node, unread, other)
+    cache = PictureCache(node.settings)
+    for exam, position in itertools.product((read, unread), (1, 2)):
+        cache.keep(exam, position, "frame", PNG)
+    cache.keep(read, 1, "view", PNG)
+    with chromium.new_context() as context:
+        page = log_in(context, process, "anna")
+        exams = page.url + "exams/"
+        page.goto(exams + read)  # frame 2 is not made yet as the model saw it
+        large, note = page.locator("#large"), page.locator("#viewer-note")
+        page.click("#toggle-view")
+        expect(large).to_have_attribute("src", _ends("1/view"))
+        expect(large).to_be_visible()
+        page.click("#next-frame")
+        expect(page.locator(".about:visible")).to_have_attribute("data-about", "2")
+        expect(large).to_be_hidden()
+        expect(note).to_have_text("Preparing the picture…")
+        page.click("#toggle-frame")
+        expect(large).to_be_visible()
+        expect(large).to_have_attribute("src", _ends("2/frame"))
+        page.route("**/1/frame.png", lambda route: route.abort())
+        page.click("#previous-frame")
+        expect(note).to_contain_text("cannot be had now")
+        expect(large).to_be_hidden()
+        held = "new KeyboardEvent('keydown', {key: 'a', repeat: true, bubbles: true})"
+        page.evaluate(f"document.body.dispatchEvent({held})")
+        expect(page.locator(".who-is-it .verdict")).to_have_text("To review")
+
+        page.goto(exams + unread)
+        expect(page.locator("#exam")).to_contain_text("appears here by itself")
+        expect(page.locator("#live .says")).to_have_text("Live")
+        page.unroute("**/1/frame.png")
+        _give_reading(node, other, unread)
+        expect(large).to_be_visible()
+        page.click("#next-frame")
+        expect(page.locator(".about:visible")).to_have_attribute("data-about", "2")
+        expect(large).to_have_attribute("src", _ends("2/frame"))
+
+
+def test_a_page_left_open_misses_nothing_and_outlives_no_session(
+    page_alone: tuple[NodeProcess, Node], chromium: Browser
+) -> None:
+    process, node = page_alone
+    exam = add_exam(node)
+    with chromium.new_context() as context:
+        worklist = log_in(context, process, "anna")
+        tabs = [context.new_page() for _ in range(6)]
+        for tab in tabs:  # a browser has six connections to a host
+            tab.goto(f"{worklist.url}exams/{exam}")
+            expect(tab.locator("#live .says")).to_have_text("Live")
+            _show(tab, is_shown=False)
+        _show(tabs[0], is_shown=True)
+        expect(tabs[0].locator("#live .says")).to_have_text("Live")
+        process.kill()
+        for page in (worklist, tabs[0]):
+            expect(page.locator("#live .says")).to_have_text("Connecting")
+        with node.database.writing() as session:
+            record(session, "exam_superseded", exam)
+        add_exam(node)
+        process.start("page")
+        expect(tabs[0].locator("#stale")).to_be_visible(timeout=20_000)
+        expect(worklist.locator("tr.exam")).to_have_count(2, timeout=20_000)
+        expect(tabs[1].locator("#stale")).to_be_hidden()
+        _show(tabs[1], is_shown=True)
+        expect(tabs[1].locator("#stale")).to_be_visible()
+
+        with node.database.writing() as session:
+            session.execute(delete(WebSessionRow))
+        for page in (worklist, tabs[0]):
+            page.wait_for_url(re.compile("/login"), timeout=20_000)
+            expect(page.locator("body")).not_to_contain_text("P1")
+
+
+def _give_reading(node: Node, taken_from: str, given_to: str) -> None:
+    """Let the one exam be on its way, and the other be read."""
+    with node.database.writing() as session:
+        session.execute(
+            update(PredictionRow).where(PredictionRow.exam_id == taken_from).values(exam_id=given_to)
+        )
+        session.get_one(ExamRow, taken_from).state = "reading"
+        session.get_one(ExamRow, given_to).state = "read"
+        record(session, "exam_read", given_to)
+
+
+def _show(page: Page, *, is_shown: bool) -> None:
+    """Put a tab into the background or bring it back; without a window all are in the foreground."""
+    hidden = "false" if is_shown else "true"
+    page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: {hidden}, configurable: true}})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -89,6 +89,7 @@ async def measure(node: Node, token: str) -> dict[str, dict[str, float]]:
             "oldest not reviewed": ("GET", "/?sort=oldest", None),
             "accepted": ("GET", "/?review=accepted", None),
             "rejected: none is": ("GET", "/?review=rejected", None),
+            "no reading": ("GET", "/?reading=none", None),
             "unpredicted of one peer": ("GET", "/?reading=unpredicted&peer=WARD", None),
             "being delivered: none is": ("GET", "/?state=delivering&review=all", None),
             "one day": ("GET", "/?since=2026-01-05&until=2026-01-05&review=all", None),
@@ -104,7 +105,8 @@ async def measure(node: Node, token: str) -> dict[str, dict[str, float]]:
                     last = (session.scalar(select(func.max(PredictionRow.id))) or 0) - 40
                     reviewed = update(PredictionRow).where(PredictionRow.id <= last)
                     session.execute(reviewed.values(verdict="accepted"))
-                    session.execute(update(ExamRow).where(ExamRow.priority.in_((20, 40))).values(priority=50))
+                    rare = update(ExamRow).where(ExamRow.priority.in_((20, 40)))
+                    session.execute(rare.values(priority=50, state="delivered"))
             live = {"X-Live": "1"} if name == "refresh" else {}
             took = []
             for _ in range(TIMES + 2):

@@ -25,6 +25,7 @@ const keys = {
   h: press("#toggle-activation"), m: press("#toggle-filled"), v: press("#toggle-view"), f: press("#toggle-frame"),
   "+": press("#zoom-in"), "-": press("#zoom-out"), 0: press("#zoom-reset"),
 };
+const MAY_REPEAT = /^([jk+-]|Arrow)/; // a key held down must not accept what comes next
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || help.open) return;
   const field = event.target.closest("input:not([type=radio]):not([type=checkbox]), select, textarea");
@@ -32,7 +33,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") field.blur();
     return;
   }
-  if (!on.checked || !(event.key in keys)) return;
+  if (!on.checked || !(event.key in keys) || (event.repeat && !MAY_REPEAT.test(event.key))) return;
   if (event.key.startsWith("Arrow") && event.target.closest("input[type=radio]")) return;
   event.preventDefault();
   keys[event.key]();

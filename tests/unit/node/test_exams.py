@@ -4,6 +4,7 @@ from sqlalchemy import select
 
 from db.engine import utc_now
 from db.tables import AuditEventRow, DeliveryRow, ExamRow, InstanceRow, JobRow, PatientRow, ResultObjectRow
+from db.tables.exams import IBD
 from node.exams import instances_of
 from node.house import Node
 from node.quarantine import move_study
@@ -103,7 +104,8 @@ def test_a_late_image_opens_the_next_revision_and_withdraws_what_is_unsent(node:
     send("1.2.1")
     (exam,) = _exams(node)
     with node.database.writing() as session:
-        session.get_one(ExamRow, exam.id).state = "delivering"
+        read = session.get_one(ExamRow, exam.id)
+        read.state, read.priority = "delivering", IBD
         for peer, state in (("PACS", "pending"), ("OTHER", "sending")):
             session.add(DeliveryRow(exam_id=exam.id, peer_ae_title=peer, state=state, deadline_at=utc_now()))
     send("1.2.2")
@@ -114,6 +116,7 @@ def test_a_late_image_opens_the_next_revision_and_withdraws_what_is_unsent(node:
         assert states == {("PACS", "withdrawn"), ("OTHER", "sending")}
         assert len(instances_of(session, first)) == 1
         assert len(instances_of(session, second)) == 2
+    assert second.priority == IBD, "a late image takes no sure positive off the top of the list"
     assert (second.closes_at - second.opened_at).total_seconds() == node.settings.late_quiet_time_s
 
 
@@ -208,7 +211,8 @@ def test_an_exam_superseded_after_one_peer_took_it_is_delivered(node: Node, send
     send("1.2.1")
     (exam,) = _exams(node)
     with node.database.writing() as session:
-        session.get_one(ExamRow, exam.id).state = "delivering"
+        read = session.get_one(ExamRow, exam.id)
+        read.state, read.priority = "delivering", IBD
         for peer, state in (("PACS", "delivered"), ("OTHER", "pending")):
             session.add(DeliveryRow(exam_id=exam.id, peer_ae_title=peer, state=state, deadline_at=utc_now()))
     send("1.2.2")

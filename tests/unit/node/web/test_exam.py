@@ -137,6 +137,27 @@ def test_a_review_is_added_and_never_replaced(node: Node, browser: Start) -> Non
     assert actors == ["reviewer1", "reviewer2", "reviewer1"]
 
 
+def test_a_superseded_reading_is_reviewed_no_more(node: Node, browser: Start) -> None:
+    """The page may have stood open since before: what it shows is not what counts now."""
+    newest = add_exam(node, "healthy", revision=3)
+    middle = add_exam(node, "ibd", revision=2, superseded_by=newest)
+    oldest = add_exam(node, "ibd", superseded_by=middle)
+    answer = browser("reviewer").post(f"/exams/{oldest}/reviews", data={"verdict": "accepted"})
+    assert answer.status_code == 409
+    assert f'href="/exams/{newest}"' in answer.text
+    with node.database.reading() as session:
+        assert session.scalars(select(ReviewRow)).all() == []
+
+
+def test_a_long_trail_says_that_it_goes_on(node: Node, browser: Start) -> None:
+    exam, viewer = add_exam(node), browser("viewer")
+    assert "Only the newest" not in viewer.get(f"/exams/{exam}").text
+    with node.database.writing() as session:
+        for _ in range(200):
+            record(session, "exam_noted", exam)
+    assert "Only the newest 200 events are shown" in viewer.get(f"/exams/{exam}").text
+
+
 def test_a_picture_is_asked_for_once_and_given_when_it_is_there(node: Node, browser: Start) -> None:
     exam, viewer = add_exam(node, evidence=1), browser("viewer")
     at = f"/exams/{exam}/pictures/1/frame.png"
@@ -186,3 +207,25 @@ def test_what_happens_to_an_exam_is_told_to_who_listens(node: Node, browser: Sta
     told = asyncio.run(listen())
     assert told[:2] == ["listening", exam]
     assert exam not in told[2:]
+
+
+def test_who_listens_anew_is_told_what_was_missed(node: Node, browser: Start) -> None:
+    """A page says of how many events it has told; views are none of them."""
+    viewer, exam = browser("viewer"), add_exam(node)
+    with node.database.writing() as session:
+        record(session, "exam_read", exam)
+    told = viewer.get(f"/exams/{exam}").text.partition('data-told="')[2].partition('"')[0]
+
+    async def first(count: int) -> list[str | None]:
+        stream = changes(node, viewer.cookies["endonode"], exam=exam, told=count)
+        found = [(await anext(stream)).event]
+        with node.database.writing() as session:
+            record(session, "exam_read", "of another")
+        found.append((await anext(stream)).data)
+        await stream.aclose()  # type: ignore[attr-defined]
+        return found
+
+    assert asyncio.run(first(int(told))) == ["listening", "of another"]
+    with node.database.writing() as session:
+        record(session, "exam_superseded", exam)
+    assert asyncio.run(first(int(told))) == ["listening", exam]

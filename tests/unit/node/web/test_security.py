@@ -266,6 +266,14 @@ def test_figures_name_no_patient(node: Node, browser: Start) -> None:
     assert "SECRET" not in figures
 
 
+def test_a_node_whose_disk_is_full_is_not_ready(
+    node: Node, browser: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node.files, "_min_free_bytes", 1 << 60)
+    answer = browser().get("/health/ready")
+    assert (answer.status_code, answer.text) == (503, "no room is left in the store\n")
+
+
 def test_a_body_longer_than_any_form_is_refused_unread(browser: Start) -> None:
     assert browser().post("/login", content=b"x" * 70_000).status_code == 413
     assert browser().post("/login", content=iter([b"x"])).status_code == 413, "of which no length is said"
