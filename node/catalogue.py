@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, tuple_
+from sqlalchemy import ColumnElement, exists, or_, select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from db.audit import JsonValue, record
 from db.tables import (
     DeliveredObjectRow,
+    DeliveryRow,
     ExamRow,
     InstanceRow,
     PatientRow,
@@ -98,6 +99,16 @@ def list_studies(node: Node, narrowing: Narrowing, *, by_patient: bool = False) 
         yield from studies
 
 
+def has_left() -> ColumnElement[bool]:
+    """Tell of a result's row whether its revision counts as emitted: not where it was withdrawn unsent.
+
+    One that was withdrawn on its way counts: of it a peer has stored something.
+    """
+    delivery = exists().where(DeliveryRow.exam_id == ResultObjectRow.exam_id)
+    stored = exists().where(DeliveredObjectRow.delivery_id == DeliveryRow.id).correlate(DeliveryRow)
+    return ~delivery | delivery.where(or_(DeliveryRow.state != "withdrawn", stored))
+
+
 def tell(node: Node, event: str, ae_title: str, **detail: JsonValue) -> None:
     """Record what a peer has asked for, by the names of its keys, never their values."""
     with node.database.writing() as session:
@@ -162,14 +173,14 @@ def _received(session: Session, exams: Sequence[ExamRow]) -> dict[str, list[Cata
 
 
 def _emitted(session: Session, exams: Sequence[ExamRow]) -> dict[str, list[CataloguedInstance]]:
-    """Return by exam key our results of all revisions, in the forms that peers took, or the best."""
+    """Return by exam key our results of all revisions that left, in the forms that peers took or the best."""
     found: dict[str, list[CataloguedInstance]] = defaultdict(list)
     row = ResultObjectRow
     rows = session.execute(
         select(ExamRow.exam_key, row, DeliveredObjectRow.state)
         .join(ExamRow, row.exam_id == ExamRow.id)
         .outerjoin(DeliveredObjectRow, DeliveredObjectRow.result_object_id == row.id)
-        .where(ExamRow.exam_key.in_([exam.exam_key for exam in exams]))
+        .where(ExamRow.exam_key.in_([exam.exam_key for exam in exams]), has_left())
         .order_by(row.id)
     ).all()
     taken = {(each.exam_id, each.kind, each.form) for _, each, state in rows if state is not None}

@@ -80,7 +80,7 @@ def _act(node: Node, claim: Claim, *, error: str | None = None) -> Question | No
         None where nobody has been asked in this run; else why asking failed, empty where it did not.
     """
     with node.database.writing() as session:
-        _, delivery = locked(session, int(claim.subject_id))
+        exam, delivery = locked(session, int(claim.subject_id))
         if delivery.state != "committing":
             node.jobs.finish(session, claim)
             return None
@@ -89,12 +89,14 @@ def _act(node: Node, claim: Claim, *, error: str | None = None) -> Question | No
         for row in session.scalars(objects.order_by(DeliveredObjectRow.result_object_id)):
             by_state.setdefault(row.state, []).append(row)
         waiting = by_state.get("sent", []) + by_state.get("unconfirmed", [])
-        if "resend" in by_state:
+        lost = by_state.get("resend", [])
+        if lost and exam.superseded_by is None:
             delivery.state = "sending"
             node.jobs.enqueue(session, "deliver", str(delivery.id))
             node.jobs.finish(session, claim)
-        elif not waiting and "refused" in by_state:
-            give_up(session, node, claim, delivery, _told(session, delivery, by_state["refused"]))
+        elif lost or (not waiting and "refused" in by_state):  # what is replaced is not sent again
+            refused = [*lost, *by_state.get("refused", [])]
+            give_up(session, node, claim, delivery, _told(session, delivery, refused))
         elif not waiting:
             conclude(session, node, claim, delivery, committed=bool(by_state) or None)
         else:

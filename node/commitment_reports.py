@@ -22,7 +22,7 @@ MOST_RESENDS = 3
 
 
 def take_report(node: Node, report: CommitmentReport, ae_title: str) -> int:
-    """Make a peer's report durable; return the status of its answer.
+    """Make the report of the peer that was asked durable; return the status of its answer.
 
     What is committed stays so. A failure counts only in answer to the newest request: what an older one
     missed may have been sent again since. A report may come twice, and after everybody has given up.
@@ -30,13 +30,11 @@ def take_report(node: Node, report: CommitmentReport, ae_title: str) -> int:
     with node.database.writing() as session:
         actor, uid = f"ae:{ae_title}", report.transaction_uid
         request = session.get(CommitmentRow, uid)
-        if request is None:
+        delivery = None if request is None else _locked(session, request.delivery_id)
+        if request is None or delivery is None or delivery.peer_ae_title != ae_title:
             record(session, "commitment_unknown", uid if UID(uid).is_valid else "", actor=actor)
             log.warning("commitment_unknown", peer=ae_title)
             return UNKNOWN_TRANSACTION
-        delivery = session.get_one(
-            DeliveryRow, request.delivery_id, with_for_update=True, populate_existing=True
-        )
         request.answered_at = request.answered_at or utc_now()
         newest = select(func.max(CommitmentRow.asked_at)).where(CommitmentRow.delivery_id == delivery.id)
         is_newest = request.asked_at == session.scalar(newest)
@@ -58,6 +56,10 @@ def take_report(node: Node, report: CommitmentReport, ae_title: str) -> int:
         elif delivery.state == "committing":
             node.jobs.hasten(session, "commit", str(delivery.id))
         return 0x0000
+
+
+def _locked(session: Session, delivery_id: int) -> DeliveryRow:
+    return session.get_one(DeliveryRow, delivery_id, with_for_update=True, populate_existing=True)
 
 
 def _asked_about(session: Session, request: CommitmentRow) -> list[tuple[str, DeliveredObjectRow]]:

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from db.audit import record
@@ -113,12 +113,13 @@ def give_up(session: Session, node: Node, claim: Claim, delivery: DeliveryRow, e
 def _begin(node: Node, claim: Claim) -> Shipment | None:
     """Mark the delivery as being sent; one withdrawn or ended meanwhile only ends its job.
 
-    Of an exam with a later revision, only what has begun to arrive is sent to its end.
+    Of an exam with a later revision, only what has begun to arrive is sent to its end, and not after that
+    revision's results are made: they name it as replaced.
     """
     with node.database.writing() as session:
         exam, delivery = locked(session, int(claim.subject_id))
         is_under_way = delivery.state in ("pending", "sending")
-        if is_under_way and exam.superseded_by is not None and not _answered(session, delivery.id):
+        if is_under_way and exam.superseded_by is not None and _is_too_late(session, exam, delivery):
             _withdraw(session, exam, delivery)
             is_under_way = False
         if not is_under_way:
@@ -129,6 +130,11 @@ def _begin(node: Node, claim: Claim) -> Shipment | None:
             exam.state = "delivering"
             record(session, "exam_delivering", exam.id, peer=delivery.peer_ae_title)
         return Shipment(delivery.id, exam.id, delivery.peer_ae_title, choose_forms(session, node, delivery))
+
+
+def _is_too_late(session: Session, exam: ExamRow, delivery: DeliveryRow) -> bool:
+    later = DeliveryRow.exam_id == exam.superseded_by, DeliveryRow.peer_ae_title == delivery.peer_ae_title
+    return not _answered(session, delivery.id) or bool(session.scalar(select(exists().where(*later))))
 
 
 def _send_kind(node: Node, peer: Peer, shipment: Shipment, kind: str) -> str | None:

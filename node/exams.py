@@ -240,7 +240,7 @@ def open_revision(  # noqa: PLR0913 - a row has as many columns as it has
 
 
 def supersede(session: Session, previous: ExamRow, exam: ExamRow) -> None:
-    """Let `exam` stand in for `previous`; a result that has not left is withdrawn."""
+    """Let `exam` stand in for `previous`; what has not left of its result is withdrawn."""
     previous.superseded_by = exam.id
     withdrawn = session.scalars(
         update(DeliveryRow)

@@ -4,7 +4,7 @@ import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from sqlalchemy import delete, exists, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from db.audit import record
@@ -21,6 +21,7 @@ from db.tables.exams import FAILED, HEALTHY, IBD, UNPREDICTED
 from db.tallies import tally
 from models.package import Package
 from models.patient import PatientPrediction
+from node.catalogue import has_left
 from node.files import StoredFile
 from node.frames import FrameReading
 from node.house import Node
@@ -163,10 +164,8 @@ def superseded_results(session: Session, exam_id: str) -> list[ResultObjectRow]:
     while earlier:
         earlier = list(session.scalars(select(ExamRow.id).where(ExamRow.superseded_by.in_(earlier))))
         found += earlier
-    delivery = exists().where(DeliveryRow.exam_id == ResultObjectRow.exam_id)
-    has_left = ~delivery | delivery.where(DeliveryRow.state != "withdrawn")
     rows = select(ResultObjectRow).where(ResultObjectRow.exam_id.in_(found), ResultObjectRow.kind != "rn")
-    return list(session.scalars(rows.where(has_left).order_by(ResultObjectRow.id)))
+    return list(session.scalars(rows.where(has_left()).order_by(ResultObjectRow.id)))
 
 
 def start_delivery(session: Session, node: Node, exam: ExamRow, ae_title: str, now: dt.datetime) -> None:

@@ -16,25 +16,28 @@ from node.records import PRIORITIES, reading_of
 
 
 def retry_exam(node: Node, exam_id: str) -> str:
-    """Requeue what failed; returns the step taken up: close, read or deliver."""
+    """Requeue what failed; returns the step taken up: close, read or deliver.
+
+    A peer that never reported is asked again whether it holds a result, even one that is replaced.
+    """
     with node.database.writing() as session:
         exam = session.get(ExamRow, exam_id, with_for_update=True)
         if exam is None:
             raise NotFoundError(f"exam {exam_id}: not known; see `endonode exams`")
-        unconfirmed = exam.state == "delivering" and _deliveries(session, exam, "unconfirmed")
+        unconfirmed = exam.state != "failed" and _deliveries(session, exam, "unconfirmed")
         if exam.state != "failed" and not unconfirmed:
             raise NodeError(f"exam {exam_id}: only a failed exam is retried, this one is {exam.state}")
-        if exam.superseded_by is not None:
+        if exam.superseded_by is not None and not unconfirmed:
             raise NodeError(
                 f"exam {exam_id}: a later revision has taken its place; see exam {exam.superseded_by} instead"
             )
         step = "deliver" if unconfirmed else exam.error_step or "read"
         reading = reading_of(session, exam.id)
-        if reading is None and _is_answered(session, exam):
+        if reading is None and not unconfirmed and _is_answered(session, exam):
             _read_anew(session, node, exam)
             record(session, "exam_retried", exam.id, step="read")
             return "read"
-        if step == "deliver" and reading is not None:
+        if unconfirmed or (step == "deliver" and reading is not None):
             _deliver_again(session, node, exam)
         elif step == "close":
             exam.state, exam.closes_at = "receiving", utc_now()
@@ -80,7 +83,7 @@ def _deliver_again(session: Session, node: Node, exam: ExamRow) -> None:
 
 def _deliveries(session: Session, exam: ExamRow, *states: str) -> list[DeliveryRow]:
     of_exam = select(DeliveryRow).where(DeliveryRow.exam_id == exam.id, DeliveryRow.state.in_(states))
-    return list(session.scalars(of_exam))
+    return list(session.scalars(of_exam.with_for_update()))  # a report may come meanwhile
 
 
 def _requeue(session: Session, node: Node, kind: str, subject_id: str) -> None:

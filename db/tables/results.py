@@ -36,7 +36,7 @@ class DeliveryRow(Base):
     """The results of one exam revision on their way to one peer.
 
     `state` is pending, sending, committing (all sent, the peer's commitment awaited), delivered, unconfirmed
-    (the peer never answered; a late answer still commits), withdrawn (superseded before it left) or failed
+    (the peer never answered; a late answer still commits), withdrawn (superseded before its end) or failed
     (dead letter). `attempts` counts tries of the present step. `committed` is null where the peer takes no
     storage commitment, or is never asked.
     """

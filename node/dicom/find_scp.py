@@ -189,9 +189,9 @@ class _Search:
             return None
         self._add_state(answer, said)
         answer.QueryRetrieveLevel = self._level
-        is_here = [each.is_emitted for each in instances]
-        answer.RetrieveAETitle = self._node.settings.ae_title if any(is_here) else ""
-        answer.InstanceAvailability = "ONLINE" if all(is_here) else "UNAVAILABLE"
+        is_here = {each.is_emitted for each in instances}
+        answer.RetrieveAETitle = self._node.settings.ae_title if True in is_here else ""
+        answer.InstanceAvailability = "ONLINE" if is_here == {True} else "UNAVAILABLE"
         keep_raw(answer, is_implicit_vr=self._is_implicit_vr)
         return answer
 

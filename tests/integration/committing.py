@@ -187,9 +187,9 @@ def listening(bench: Bench) -> Iterator[int]:
         receiver.stop(5)
 
 
-def report_to(port: int, information: Dataset) -> int | None:
+def report_to(port: int, information: Dataset, ae_title: str = "PACS") -> int | None:
     """Open an association as SCP, as an archive does that answers late, and report on it."""
-    ae = AE(ae_title="PACS")
+    ae = AE(ae_title=ae_title)
     ae.add_requested_context(StorageCommitmentPushModel)
     role = build_role(StorageCommitmentPushModel, scp_role=True)
     assoc = ae.associate("127.0.0.1", port, ae_title="ENDONODE", ext_neg=[role])

@@ -178,6 +178,20 @@ def test_an_unknown_transaction_is_answered_so_and_audited(bench: Bench) -> None
     assert (event.event, event.subject_id, event.actor) == ("commitment_unknown", "1.2.3", "ae:PACS")
 
 
+def test_another_peer_than_the_one_asked_reports_on_nothing(bench: Bench) -> None:
+    """A Transaction UID is no secret; whether the archive holds the result, only the archive can say."""
+    pacs = Pacs(silently)
+    bench.exam(result(), "PACS")
+    with pacs.running() as peer:
+        bench.peers(peer, peer.model_copy(update={"ae_title": "OTHER"}), commitment="auto")
+        work(bench)
+    with listening(bench) as port:
+        assert report_to(port, report_on(pacs.asked[0]), "OTHER") == 0x0115
+        assert (object_states(bench), bench.events()[-1]) == (["sent"], "commitment_unknown")
+        assert report_to(port, report_on(pacs.asked[0])) == 0x0000
+    assert object_states(bench) == ["committed"]
+
+
 def test_a_report_that_cannot_be_kept_is_not_answered_with_success(bench: Bench) -> None:
     """The archive forgets what it has reported; so must it only where we have not."""
     pacs = Pacs(silently)

@@ -1,17 +1,24 @@
 """Archives that commit late, partly, never, or say why they will not."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from pydicom import Dataset
 from pynetdicom import evt
+from sqlalchemy import delete
 
 from db.engine import utc_now
 from db.tables import (
     CommitmentRow,
     DeliveryRow,
+    ExamRow,
+    JobRow,
     PeerMemoryRow,
 )
 from node.delivery import deliver
+from node.errors import NodeError
 from node.listing import list_exams
+from node.records import superseded_results
 from node.retry import retry_exam
 from tests.integration.committing import (
     Pacs,
@@ -100,6 +107,59 @@ def test_what_an_archive_will_not_commit_to_is_a_dead_letter(bench: Bench, reaso
         "delivered",
         [1, 2],
     )
+
+
+@pytest.mark.parametrize("reason", [0x0112, 0x0119])
+def test_what_is_lost_or_refused_of_a_replaced_result_is_not_sent_again(bench: Bench, reason: int) -> None:
+    """It would come after the result that replaces it, which names it nevertheless: it had left."""
+    pacs = Pacs(failing(reason))
+    (claim,) = bench.exam(result(), "PACS")
+    bench.exam(result("later"), exam_id="e2")
+    with pacs.running() as peer:
+        bench.peers(peer, commitment="auto")
+        deliver(bench.node, claim)
+        bench.change(ExamRow, "e1", superseded_by="e2")
+        work(bench)
+    assert (pacs.copies, bench.delivery(claim).state, count_queued(bench)) == ([1], "withdrawn", 0)
+    assert f"0x{reason:04X}" in (bench.delivery(claim).last_error or "")
+    with bench.node.database.reading() as session:
+        assert [row.kind for row in superseded_results(session, "e2")] == ["sc"]
+
+
+@pytest.mark.parametrize("state", ["delivering", "read"])
+def test_an_archive_that_never_reported_on_a_replaced_result_is_asked_again(bench: Bench, state: str) -> None:
+    """Else nothing but a late report would ever end that delivery."""
+    pacs = Pacs(at_once)
+    (claim,) = bench.exam(result(), "PACS")
+    bench.exam(result("later"), exam_id="e2")
+    with pacs.running() as peer:
+        bench.peers(peer, commitment="auto")
+        deliver(bench.node, claim)
+        with bench.node.database.writing() as session:
+            session.execute(delete(JobRow).where(JobRow.kind == "commit"))
+        bench.change(ExamRow, "e1", superseded_by="e2", state=state)
+        bench.change(DeliveryRow, int(claim.subject_id), state="unconfirmed")
+        assert retry_exam(bench.node, "e1") == "deliver"
+        work(bench)
+    assert (bench.delivery(claim).committed, bench.exam_row().state, pacs.copies) == (True, "delivered", [1])
+
+
+@pytest.mark.parametrize("database_kind", [pytest.param("postgresql", marks=pytest.mark.postgres)])
+def test_a_report_that_comes_while_a_person_retries_makes_no_second_job(bench: Bench) -> None:
+    """Two jobs of one delivery would ask its archive twice, and act on its answer twice."""
+    (claim,) = bench.exam(result(), "PACS")
+    predicted(bench)
+    bench.change(ExamRow, "e1", state="delivering")
+    bench.change(DeliveryRow, int(claim.subject_id), state="unconfirmed")
+    with ThreadPoolExecutor(1) as pool:
+        with bench.node.database.writing() as session:
+            session.get_one(DeliveryRow, int(claim.subject_id), with_for_update=True).state = "committing"
+            session.flush()
+            retried = pool.submit(retry_exam, bench.node, "e1")
+            with pytest.raises(TimeoutError):
+                retried.result(0.5)
+        with pytest.raises(NodeError, match="this one is delivering"):
+            retried.result(20)
 
 
 def test_an_archive_that_never_reports_raises_an_alarm(bench: Bench) -> None:

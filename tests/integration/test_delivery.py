@@ -24,8 +24,21 @@ from db.tables import (
     ResultObjectRow,
 )
 from node.delivery import deliver
+from node.exams import supersede
+from node.records import superseded_results
+from node.results.iod import COMPREHENSIVE_3D_SR, EMITTED, MULTI_FRAME_TRUE_COLOUR_SC
 from node.settings import Peer
-from tests.integration.delivering import BOTH, SINGLE, Archive, Bench, bench, down, open_node, result
+from tests.integration.delivering import (
+    BOTH,
+    SINGLE,
+    Archive,
+    Bench,
+    bench,
+    down,
+    open_node,
+    result,
+    whole_result,
+)
 from tests.unit.node.dicom.test_scu import answering, scp
 
 __all__ = ["bench"]
@@ -313,6 +326,46 @@ def test_a_superseded_result_that_has_begun_to_arrive_is_sent_to_its_end(bench: 
         deliver(bench.node, claim)
     assert sum(len(copies) for copies in archive.held.values()) == 4
     assert (bench.delivery(claim).state, bench.exam_row().state) == ("delivered", "delivered")
+
+
+def test_a_superseded_result_is_not_completed_after_the_one_that_replaces_it(bench: Bench) -> None:
+    """What is replaced and rejected must not come to an archive that has been told so."""
+    archive = Archive()
+    (claim,) = bench.exam(result(pages=3), "PACS")
+    with scp((evt.EVT_C_STORE, archive), classes=(SINGLE,)) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+        with bench.node.database.writing() as session:
+            session.delete(session.scalars(select(DeliveredObjectRow)).first())
+        bench.exam(result("later"), "PACS", exam_id="e2")
+        bench.change(ExamRow, "e1", superseded_by="e2", state="delivering")
+        bench.change(DeliveryRow, int(claim.subject_id), state="sending")
+        deliver(bench.node, claim)
+    assert sum(len(copies) for copies in archive.held.values()) == 3
+    assert (bench.delivery(claim).state, bench.job(claim).state) == ("withdrawn", "done")
+
+
+@pytest.mark.parametrize(
+    ("refused", "replaced"), [(COMPREHENSIVE_3D_SR, ["sc", "sr"]), (MULTI_FRAME_TRUE_COLOUR_SC, [])]
+)
+def test_a_result_that_arrived_in_part_is_one_that_the_next_revision_replaces(
+    bench: Bench, refused: str, replaced: list[str]
+) -> None:
+    """Its pages would look current for ever, were it taken for one that never left."""
+
+    def keep(event: evt.Event) -> int:
+        return 0xA700 if event.request.AffectedSOPClassUID == refused else 0
+
+    (claim,) = bench.exam(whole_result()[:2], "PACS")
+    bench.exam(result("later"), exam_id="e2")
+    with scp((evt.EVT_C_STORE, keep), classes=EMITTED) as peer:
+        bench.peers(peer)
+        deliver(bench.node, claim)
+    with bench.node.database.writing() as session:
+        supersede(session, session.get_one(ExamRow, "e1"), session.get_one(ExamRow, "e2"))
+        session.flush()
+        assert [row.kind for row in superseded_results(session, "e2")] == replaced
+    assert bench.delivery(claim).state == "withdrawn"
 
 
 def test_an_exam_whose_reading_failed_stays_so_when_the_archive_has_been_told(bench: Bench) -> None:

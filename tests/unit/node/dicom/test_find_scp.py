@@ -15,7 +15,7 @@ from pynetdicom.sop_class import (
 from sqlalchemy import select
 
 from db.engine import utc_now
-from db.tables import AuditEventRow, ExamRow
+from db.tables import AuditEventRow, DeliveryRow, ExamRow
 from node.dicom.find_scp import CREATOR, GROUP, matches
 from node.settings import Peer
 from tests.integration.receiving import Receiving, image, receiving
@@ -238,6 +238,26 @@ def test_thousands_of_matches_can_be_cancelled(tmp_path: Path) -> None:
         status, found = find(house.port, StudyInstanceUID="", QueryRetrieveLevel="STUDY", stop_after=5)
         assert status == 0xFE00
         assert len(found) < 1000
+
+
+def test_what_was_withdrawn_unsent_is_not_offered(tmp_path: Path) -> None:
+    """A viewer would show a reading that never counted; and of nothing, nothing is online."""
+    with receiving(tmp_path) as house:
+        now = utc_now()
+        with house.node.database.writing() as session:
+            session.add(
+                ExamRow(
+                    id="x", exam_key="x", revision=1, state="read", study_instance_uid="1.5", opened_at=now,
+                    last_new_at=now, closes_at=now,
+                )
+            )  # fmt: skip
+            session.flush()
+            session.add(DeliveryRow(exam_id="x", peer_ae_title="PACS", state="withdrawn", deadline_at=now))
+        hold_result(house.node, "1.5")
+        _, (study,) = find(
+            house.port, StudyInstanceUID="1.5", QueryRetrieveLevel="STUDY", NumberOfStudyRelatedInstances=""
+        )
+    assert (study.NumberOfStudyRelatedInstances, study.InstanceAvailability) == (0, "UNAVAILABLE")
 
 
 def test_a_peer_that_may_not_query_is_not_offered_it(tmp_path: Path) -> None:
