@@ -1,9 +1,14 @@
 """The order behind an exam, where a modality worklist knows it without doubt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 import structlog
 from pydicom import Dataset
+from pydicom.config import RAISE
+from pydicom.datadict import dictionary_VR
+from pydicom.valuerep import validate_value
 from sqlalchemy.orm import Session
 
 from db.audit import record
@@ -12,6 +17,7 @@ from db.tables import ExamRow, OrderRow, PatientRow
 from node.dicom.worklist_scu import WorklistItem, find_items
 from node.errors import RefusedError, SendError
 from node.house import Node
+from node.results.iod import LONGEST_MEANING
 from node.settings import Peer
 from pipeline.instance import UNREADABLE
 
@@ -95,22 +101,36 @@ def _is_of(item: WorklistItem, patient_id: str, issuer: str) -> bool:
 def request_of(order: OrderRow, study_instance_uid: str) -> Dataset:
     """Return an item of a Referenced Request Sequence (PS3.3 C.17.2).
 
-    Text that is not ASCII is left out: the images' character set, which the report keeps, may not have it.
+    What a report cannot hold is left out, and a description that is too long is cut.
     """
-    found = {name: value for name, value in order.attributes.items() if str(value).isascii()}
+    said = dict(order.attributes)
+    said["RequestedProcedureDescription"] = said.get("RequestedProcedureDescription", "")[:LONGEST_MEANING]
     ds = Dataset()
-    ds.StudyInstanceUID = found.get("StudyInstanceUID", study_instance_uid)
+    ds.StudyInstanceUID = _allowed("StudyInstanceUID", said) or study_instance_uid
     ds.ReferencedStudySequence = []
-    ds.AccessionNumber = found.get("AccessionNumber", "")
     for keyword in (
-        "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
+        "AccessionNumber", "PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest",
         "RequestedProcedureID", "RequestedProcedureDescription",
     ):  # fmt: skip
-        setattr(ds, keyword, found.get(keyword, ""))
+        setattr(ds, keyword, _allowed(keyword, said))
     ds.RequestedProcedureCodeSequence = []
-    procedure = found.get("RequestedProcedureCode", [])
-    if procedure and all(procedure):
+    words = ("CodeValue", "CodingSchemeDesignator", "CodeMeaning")
+    stated = dict(zip(words, said.get("RequestedProcedureCode", ()), strict=False))
+    if all(_allowed(word, stated) for word in words):
         item = Dataset()
-        item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = procedure
+        for word in words:
+            setattr(item, word, stated[word])
         ds.RequestedProcedureCodeSequence = [item]
     return ds
+
+
+def _allowed(keyword: str, said: Mapping[str, Any]) -> str:
+    """Return a text, or nothing where its VR (PS3.5 6.2) or ASCII does not allow it.
+
+    The images' character set, which the report keeps, may not have more than ASCII.
+    """
+    value: str = said.get(keyword, "")
+    with suppress(ValueError):
+        validate_value(dictionary_VR(keyword), value, RAISE)
+        return value if value.isascii() and value.isprintable() else ""
+    return ""
