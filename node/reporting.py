@@ -139,14 +139,13 @@ def _report(
 ) -> Report:
     exam, package = material.exam, reader.package
     patient, frames = (outcome.patient, outcome.frames) if outcome else (None, [])
-    decoded = sum(frame.reason != "undecodable" for frame in frames)
     return Report(
         revision=exam.revision,
         supersedes=material.supersedes,
         reading=patient.reading if patient else "failed",
         unpredicted_reason=patient.reason if patient else None,
         probability=patient.probability if patient else None,
-        frames_received=decoded if frames else len(material.instances),
+        frames_received=len(frames) or len(material.instances),
         frames_kept=sum(frame.prediction is not None for frame in frames),
         frames_foreign=sum(frame.prediction is not None and frame.reason == FOREIGN for frame in frames),
         frames_used=len(patient.used) if patient else 0,

@@ -161,7 +161,8 @@ class Settings(BaseSettings):
         default=0, ge=0, description="Days after which pixels of delivered exams are purged; 0: never."
     )
     timezone: Annotated[str, AfterValidator(_time_zone)] = Field(
-        default="", description="IANA time zone of the site; empty: none is stated."
+        default="",
+        description="IANA time zone of the site; empty: results are in the host's, and state none.",
     )
     http_bind: str = Field(
         default="127.0.0.1",

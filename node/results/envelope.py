@@ -64,7 +64,7 @@ class Exam:
     template
         Header of the exam's first source, freshly read: its elements still raw.
     timezone
-        IANA name, or ``""``: then dates of ours are those of ``report.created_at`` as it stands.
+        IANA name, or ``""``: the zone of this machine, whose offset is then not stated.
     """
 
     template: Dataset
@@ -177,13 +177,16 @@ def _copied_from(template: Dataset) -> Dataset:
 
 
 def _local(created_at: dt.datetime, ds: Dataset, timezone: str) -> dt.datetime:
-    """Return the time in the source's offset, else in the configured zone, which is then stated."""
+    """Return the time in the source's offset, else in the configured zone, which is then stated, else here.
+
+    A Study Time without an offset is a wall's; ours beside it, in UTC, would lie hours and days apart.
+    """
     offset = raw_value(ds, "TimezoneOffsetFromUTC").decode("ascii", "replace").strip(" \0")
     if re.fullmatch(UTC_OFFSET, offset):
         return created_at.astimezone(dt.datetime.strptime(offset, "%z").tzinfo)
     ds.pop("TimezoneOffsetFromUTC", None)
     if not timezone:
-        return created_at
+        return created_at.astimezone()
     made_at = created_at.astimezone(ZoneInfo(timezone))
     ds.TimezoneOffsetFromUTC = made_at.strftime("%z")
     return made_at

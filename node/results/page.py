@@ -75,24 +75,8 @@ def _table(pen: ImageDraw.ImageDraw, rows: list[tuple[str, str]]) -> None:
 
 def _notes(pen: ImageDraw.ImageDraw, report: Report) -> None:
     """Write what a reader must know of the exam; what limits the reading stands out."""
-    missing, unreadable = report.missing_count, report.objects_unreadable
-    notes = {
-        "complete": ("Complete: all images that the PACS holds arrived.", TEXT),
-        "incomplete": (f"Incomplete: {words.images(missing)} the PACS holds did not arrive.", CAUTION),
-        "unknown": ("Completeness unknown: the PACS did not say what it holds.", CAUTION),
-    }
-    lines = [notes[report.completeness_verdict]]
-    if unreadable:
-        objects = "1 object" if unreadable == 1 else f"{unreadable} objects"
-        lines.append((f"{objects} could not be decoded and played no part.", CAUTION))
-    if report.frames_foreign:
-        frames = f"{report.frames_foreign} of {report.frames_kept} frames"
-        lines.append((f"{frames} unlike those learnt from: without a vote.", CAUTION))
-    if not report.body_part_stated and report.reading != "failed":
-        lines.append(("Body part not stated; lower GI is assumed.", CAUTION))
-    if report.reading == "unpredicted":
-        lines.append(("Unpredicted is an abstention: neither IBD nor its absence.", TEXT))
-    for number, (text, colour) in enumerate(lines):
+    for number, (text, is_limit) in enumerate(words.notes(report)):
+        colour = CAUTION if is_limit else TEXT
         _write(pen, (MIDDLE, TABLE_TOP + LEADING * number), text, 20, colour, width=HALF)
 
 

@@ -197,23 +197,25 @@ def _probability(report: Report) -> list[Measurement]:
 
 
 def _comment(report: Report) -> str:
-    """Return what a reader must know besides the codes, in words."""
+    """Return what a reader must know besides the codes, in words: those of the first page."""
     if report.reading == "failed":
-        return f"{words.FAILURE} {words.CAUTIONARY}."
-    said = [f"{words.READINGS[report.reading]}."]
-    if report.unpredicted_reason is not None:
-        said += [words.REASONS[report.unpredicted_reason], "An abstention is neither IBD nor its absence."]
-    counts = f"{report.frames_received} frames received, {report.frames_kept} fit to be read"
-    said.append(f"{counts}, {report.frames_used} voted.")
-    if report.objects_unreadable:
-        said.append(f"{words.images(report.objects_unreadable)} could not be decoded and played no part.")
-    return " ".join([*said, f"{words.CAUTIONARY}."])
+        said = [words.FAILURE]
+    else:
+        said = [f"{words.READINGS[report.reading]}."]
+        if report.unpredicted_reason is not None:
+            said.append(words.REASONS[report.unpredicted_reason])
+        counts = f"{report.frames_received} frames received, {report.frames_kept} fit to be read"
+        said.append(f"{counts}, {report.frames_used} voted.")
+    return " ".join([*said, *(text for text, _ in words.notes(report)), f"{words.CAUTIONARY}."])
 
 
 def _incomplete(report: Report) -> str | None:
     """Return what makes the document partial (PS3.3 C.17.2), in an LO's 64 characters, or None."""
     if report.reading == "failed":
         return "The reading failed"
+    lacks = []
     if report.completeness_verdict == "incomplete":
-        return f"Incomplete exam: {words.images(report.missing_count)} did not arrive"
-    return None
+        lacks.append(f"{words.images(report.missing_count)} did not arrive")
+    if unreadable := report.objects_unreadable:
+        lacks.append(f"{unreadable if lacks else words.images(unreadable)} unreadable")
+    return f"Incomplete exam: {', '.join(lacks)}" if lacks else None

@@ -2,7 +2,7 @@
 
 import math
 
-from node.results.report import EvidencePanel
+from node.results.report import EvidencePanel, Report
 
 CAUTIONARY = "Research use, not a diagnosis"
 READINGS = {
@@ -63,3 +63,25 @@ def confidence(panel: EvidencePanel) -> str:
 def images(count: int | None) -> str:
     """Return how many images, where that is known."""
     return {None: "images", 1: "1 image"}.get(count, f"{count} images")
+
+
+def notes(report: Report) -> list[tuple[str, bool]]:
+    """Return what a reader must know of the exam, and of each note whether it limits the reading."""
+    unreadable = report.objects_unreadable
+    completeness = {
+        "complete": ("Complete: all images that the PACS holds arrived.", False),
+        "incomplete": (f"Incomplete: {images(report.missing_count)} the PACS holds did not arrive.", True),
+        "unknown": ("Completeness unknown: the PACS did not say what it holds.", True),
+    }
+    said = [completeness[report.completeness_verdict]]
+    if unreadable:
+        objects = "1 object" if unreadable == 1 else f"{unreadable} objects"
+        said.append((f"{objects} could not be decoded and played no part.", True))
+    if report.frames_foreign:
+        frames = f"{report.frames_foreign} of {report.frames_kept} frames"
+        said.append((f"{frames} unlike those learnt from: without a vote.", True))
+    if not report.body_part_stated and report.reading != "failed":
+        said.append(("Body part not stated; lower GI is assumed.", True))
+    if report.reading == "unpredicted":
+        said.append(("Unpredicted is an abstention: neither IBD nor its absence.", False))
+    return said

@@ -135,7 +135,7 @@ def test_one_damaged_image_costs_only_itself(
     exam = exam_of(node, claim)
     assert (exam.state, exam.error_text, exam.body_part_stated) == ("read", None, True)
     (report,) = reports
-    assert (report.objects_unreadable, report.frames_received) == (1, 1)
+    assert (report.objects_unreadable, report.frames_received) == (1, 2)
     (job,) = [job for job in rows(node, JobRow) if job.kind == "deliver"]
     assert job.state == "queued"
 

@@ -77,6 +77,27 @@ def test_the_order_behind_the_exam_is_referred_to() -> None:
     assert "ReferencedRequestSequence" not in without
 
 
+@pytest.mark.parametrize(
+    "procedure",
+    [["COLONOSCOPY-WITH-BIOPSY", "99SITE", "x"], ["C1", "99SITE", "x" * 65], ["C1", "99SITE", "größer"]],
+)
+def test_an_order_in_too_many_words_costs_the_exam_nothing_but_those(procedure: list[str]) -> None:
+    """What a RIS may write and DICOM does not allow; a number cut off would be another number."""
+    attributes = {
+        "RequestedProcedureCode": procedure, "RequestedProcedureDescription": "y" * 90,
+        "RequestedProcedureID": "R" * 17, "AccessionNumber": "A1", "StudyInstanceUID": "1.02",
+        "PlacerOrderNumberImagingServiceRequest": "line\nfeed",
+    }  # fmt: skip
+    ds = read(build(request=request_of(OrderRow(attributes=attributes), "1.2")))
+    (referred,) = ds.ReferencedRequestSequence
+    assert (referred.AccessionNumber, referred.StudyInstanceUID) == ("A1", "1.2")
+    assert referred.RequestedProcedureDescription == "y" * 64
+    for keyword in (
+        "RequestedProcedureCodeSequence", "RequestedProcedureID", "PlacerOrderNumberImagingServiceRequest",
+    ):  # fmt: skip
+        assert not referred[keyword].value
+
+
 def read(encoded: EncodedObject) -> Dataset:
     return dcmread(io.BytesIO(encoded.data))
 
@@ -262,6 +283,20 @@ def test_it_is_preliminary_unverified_and_partial_where_images_are_missing() -> 
         "PARTIAL",
         "Incomplete exam: 3 images did not arrive",
     )
+    ds = read(build(make_report(objects_unreadable=7)))
+    assert (ds.CompletionFlag, ds.CompletionFlagDescription) == (
+        "PARTIAL",
+        "Incomplete exam: 7 images unreadable",
+    )
+    most = {"completeness_verdict": "incomplete", "missing_count": 99_999, "objects_unreadable": 99_999}
+    assert len(read(build(make_report(**most))).CompletionFlagDescription) <= 64
+
+
+def test_the_comment_warns_of_all_that_the_first_page_does(report: Report) -> None:
+    """Who reads the report alone must not know less of what it is worth."""
+    comment = said(group_of(read(build(report))))["121106", "DCM"]
+    assert all(note in comment for note, _ in words.notes(report))
+    assert comment.isascii()
 
 
 def test_the_series_is_its_own_and_says_what_it_is() -> None:
