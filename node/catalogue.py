@@ -58,6 +58,7 @@ class CataloguedStudy:
         What the model said, by the names of `find_scp.STATE`; ``""`` where it has said nothing.
     """
 
+    exam_id: str
     patient: int | None
     patient_id: str
     issuer_of_patient_id: str
@@ -109,10 +110,17 @@ def has_left() -> ColumnElement[bool]:
     return ~delivery | delivery.where(or_(DeliveryRow.state != "withdrawn", stored))
 
 
-def tell(node: Node, event: str, ae_title: str, **detail: JsonValue) -> None:
-    """Record what a peer has asked for, by the names of its keys, never their values."""
+def tell(
+    node: Node, event: str, ae_title: str, about: Mapping[str, Mapping[str, JsonValue]] | None = None, /,
+    **detail: JsonValue,
+) -> None:  # fmt: skip
+    """Record what a peer has asked for, by the names of its keys, never their values.
+
+    `about` gives what is to be said of each exam, in an event of its own; without it, there is one of none.
+    """
     with node.database.writing() as session:
-        record(session, event, "", actor=f"ae:{ae_title}", **detail)
+        for subject_id, of_exam in (about or {"": {}}).items():
+            record(session, event, subject_id, actor=f"ae:{ae_title}", **detail, **of_exam)
 
 
 def _page(
@@ -130,7 +138,7 @@ def _page(
     received, emitted = _received(session, exams), _emitted(session, exams)
     studies = [
         CataloguedStudy(
-            exam.patient_row_id,
+            exam.id, exam.patient_row_id,
             patient.patient_id if patient else "", patient.issuer_of_patient_id if patient else "",
             exam.study_instance_uid, exam.study_date, exam.accession_number, _reading(exam, prediction),
             received[exam.exam_key] + emitted[exam.exam_key],

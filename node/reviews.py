@@ -1,6 +1,7 @@
 """What reviewers say of a reading: appended, never changed; the newest verdict is the prediction's."""
 
 import datetime as dt
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -85,7 +86,10 @@ def review(
         )
         if verdict is not None and verdict != prediction.verdict:
             give_verdict(session, prediction, verdict)
-        said = {"prediction": prediction_id, "verdict": verdict, "reason": reason}
+        digest = hashlib.sha256(comment.encode()).hexdigest()  # the chain vouches for the comment too
+        said = {
+            "prediction": prediction_id, "verdict": verdict, "reason": reason, "comment_sha256": digest,
+        }  # fmt: skip
         record(session, "reading_reviewed", prediction.exam_id, actor=user.name, **said)
 
 

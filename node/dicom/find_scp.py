@@ -98,7 +98,8 @@ def answer_find(event: evt.Event, node: Node) -> Iterator[tuple[int | Dataset, D
         yield answer, None
     finally:
         title = str(event.assoc.requestor.ae_title).strip()
-        tell(node, "dicom_queried", title, level=level, keys=keys, matches=matches)
+        asked = str(event.request.AffectedSOPClassUID)
+        tell(node, "dicom_queried", title, sop_class_uid=asked, level=level, keys=keys, matches=matches)
 
 
 class _Search:

@@ -3,6 +3,8 @@
 pynetdicom's own service decodes and encodes each object anew, and opens its associations untuned.
 """
 
+from collections import Counter
+from collections.abc import Collection
 from io import BytesIO
 
 import structlog
@@ -13,6 +15,7 @@ from pynetdicom.dimse_primitives import C_GET, C_MOVE
 from pynetdicom.dsutils import decode, encode
 from pynetdicom.presentation import PresentationContext, build_context
 
+from db.audit import JsonValue
 from node.catalogue import Narrowing, list_studies, tell
 from node.dicom.identifier import (
     DOES_NOT_MATCH,
@@ -48,31 +51,44 @@ class Retrieval:
         self._node, self._assoc, self._request, self._context = node, assoc, request, context
         self._title = str(assoc.requestor.ae_title).strip()
         self._is_move = isinstance(request, C_MOVE)
+        self._destination = str(request.MoveDestination).strip() if self._is_move else self._title
         self._completed = self._warnings = 0
+        self._arrived: set[str] = set()
         self._failed: list[str] = []
         self._remaining: list[Outgoing] = []
         self._level = ""
+        self._exams: dict[str, dict[str, str]] = {}  # id -> what is asked for of it: UID -> SOP Class UID
 
     def serve(self) -> None:
-        """Perform it, and send its last response; it is an audit event."""
-        destination = str(self._request.MoveDestination).strip() if self._is_move else self._title
+        """Perform it, and send its last response; of each study, begin and end are audit events."""
         comment = ""
         try:
-            status = self._perform(destination)
+            status = self._perform()
         except QueryError as error:
             status, comment = error.status, str(error)
         except StorageError as error:
             status, comment = OUT_OF_RESOURCES, str(error)
-        tell(
-            self._node, "results_retrieved", self._title,
-            level=self._level, destination=destination, status=f"0x{status:04X}",
-            completed=self._completed + self._warnings, failed=len(self._failed),
-            remaining=len(self._remaining),
-        )  # fmt: skip
+        said = {"level": self._level, "destination": self._destination, "status": f"0x{status:04X}"}
+        if self._exams:
+            tell(self._node, "results_retrieved", self._title, self._objects_told(self._arrived), **said)
+        else:
+            asked = str(self._request.AffectedSOPClassUID)
+            tell(self._node, "dicom_queried", self._title, sop_class_uid=asked, matches=0, **said)
         if self._assoc.is_established:
             self._respond(status, comment)
 
-    def _perform(self, destination: str) -> int:
+    def _objects_told(self, sent: Collection[str]) -> dict[str, dict[str, JsonValue]]:
+        """Return what an event says of each exam, given the objects that are sent; the others are not."""
+        return {
+            exam_id: {
+                "instances": [uid for uid in objects if uid in sent],
+                "failed": [uid for uid in objects if uid not in sent],
+                "sop_classes": dict(Counter(name for uid, name in objects.items() if uid in sent)),
+            }
+            for exam_id, objects in self._exams.items()
+        }
+
+    def _perform(self) -> int:
         try:
             syntax = self._context.transfer_syntax[0]
             identifier = decode(
@@ -82,12 +98,18 @@ class Retrieval:
             found = self._objects(identifier)
         except UNREADABLE:
             raise QueryError("the identifier cannot be decoded", UNABLE_TO_PROCESS) from None
-        peer = self._node.settings.peer(destination)
+        peer = self._node.settings.peer(self._destination)
         if peer is None:
             raise QueryError("the move destination is no peer of this node", NO_SUCH_DESTINATION)
         if len(found) + len(self._failed) > MOST_SUBOPERATIONS:
             raise QueryError("more than 65535 objects: ask for fewer", OUT_OF_RESOURCES)
         self._remaining = found
+        if found:  # before the first is sent: who dies meanwhile leaves a trace
+            everything = {each.sop_instance_uid for each in found}
+            tell(
+                self._node, "results_retrieving", self._title, self._objects_told(everything),
+                level=self._level, destination=self._destination,
+            )  # fmt: skip
         is_cancelled = False
         if found and self._is_move:
             is_cancelled = self._move(peer)
@@ -108,14 +130,18 @@ class Retrieval:
         narrowing = Narrowing(
             study_instance_uids=asked["STUDY"], patient_id=next(iter(asked["PATIENT"]), None)
         )
-        found = [
-            Outgoing(each.sop_instance_uid, each.sop_class_uid, self._node.files.path(each.sha256))
-            for study in list_studies(self._node, narrowing)
-            for each in study.instances
-            if each.is_emitted and each.sha256 is not None
-            if not asked["SERIES"] or each.series_instance_uid in asked["SERIES"]
-            if not asked["IMAGE"] or each.sop_instance_uid in asked["IMAGE"]
-        ]
+        found = []
+        for study in list_studies(self._node, narrowing):
+            of_study = [
+                Outgoing(each.sop_instance_uid, each.sop_class_uid, self._node.files.path(each.sha256))
+                for each in study.instances
+                if each.is_emitted and each.sha256 is not None
+                if not asked["SERIES"] or each.series_instance_uid in asked["SERIES"]
+                if not asked["IMAGE"] or each.sop_instance_uid in asked["IMAGE"]
+            ]
+            if of_study:
+                self._exams[study.exam_id] = {each.sop_instance_uid: each.sop_class_uid for each in of_study}
+                found += of_study
         self._failed = sorted(set(asked["IMAGE"]) - {each.sop_instance_uid for each in found})
         return found
 
@@ -150,6 +176,7 @@ class Retrieval:
             else:
                 self._warnings += bool(status)
                 self._completed += not status
+                self._arrived.add(outgoing.sop_instance_uid)
             if self._remaining and self._assoc.is_established:
                 self._respond(PENDING)
         return False

@@ -88,7 +88,7 @@ def answer_get(event: evt.Event, node: Node) -> Answer:
     ds = get_workitem(node, str(event.request.RequestedSOPInstanceUID))
     wanted = event.attribute_identifiers or list(ds.keys())
     is_all_there = all(tag in ds for tag in wanted)
-    tell(node, "dicom_queried", _caller(event), level="WORKITEM", keys=["SOPInstanceUID"], matches=1)
+    _tell_query(event, node, ["SOPInstanceUID"], 1)
     return SUCCESS if is_all_there else NOT_ALL_THERE, only(ds, wanted)
 
 
@@ -121,7 +121,15 @@ def answer_workitem_find(event: evt.Event, node: Node) -> Iterator[Answer]:
         yield UNABLE_TO_PROCESS, None
     finally:
         asked = sorted(key.keyword or f"{key.tag:08X}" for key in keys)
-        tell(node, "dicom_queried", _caller(event), level="WORKITEM", keys=asked, matches=found)
+        _tell_query(event, node, asked, found)
+
+
+def _tell_query(event: evt.Event, node: Node, keys: list[str], matches: int) -> None:
+    asked = str(event.context.abstract_syntax)
+    tell(
+        node, "dicom_queried", _caller(event),
+        sop_class_uid=asked, level="WORKITEM", keys=keys, matches=matches,
+    )  # fmt: skip
 
 
 def _caller(event: evt.Event) -> str:

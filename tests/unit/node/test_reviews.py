@@ -1,6 +1,7 @@
 """Reviews are appended, and the tallies stay what a recount would make them."""
 
 import datetime as dt
+import hashlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -101,7 +102,10 @@ def test_the_newest_verdict_stands_and_none_is_forgotten(node: Node) -> None:
         assert [(event.event, event.actor, event.subject_id) for event in events] == [
             ("reading_reviewed", "reviewer", row.exam_id)
         ] * 3
-        assert events[1].detail == {"prediction": row.id, "verdict": "rejected", "reason": "false_positive"}
+        assert events[1].detail == {
+            "prediction": row.id, "verdict": "rejected", "reason": "false_positive",
+            "comment_sha256": hashlib.sha256(b"seen").hexdigest(),
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(

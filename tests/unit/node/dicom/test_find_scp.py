@@ -217,6 +217,7 @@ def test_a_query_is_audited_without_its_values(held: Receiving) -> None:
         event = list(session.scalars(events.order_by(AuditEventRow.id)))[-1]
     assert event.actor == "ae:PACS"
     assert event.detail == {
+        "sop_class_uid": STUDY_ROOT,
         "level": "STUDY", "keys": ["PatientName", "QueryRetrieveLevel", "StudyInstanceUID"], "matches": 1,
     }  # fmt: skip
 

@@ -16,7 +16,8 @@ from pynetdicom.sop_class import (
 )
 from sqlalchemy import select
 
-from db.tables import AuditEventRow
+from db.tables import AuditEventRow, ExamRow
+from node.dicom import retrieve_scp
 from node.results.report import EncodedObject
 from node.settings import Peer
 from tests.integration.receiving import Receiving, free_port, image, receiving
@@ -100,11 +101,62 @@ def test_c_get_gives_the_very_bytes(held: tuple[Receiving, list[EncodedObject]])
     assert (last.NumberOfCompletedSuboperations, last.NumberOfFailedSuboperations) == (2, 0)
     assert "NumberOfRemainingSuboperations" not in last
     assert [status.Status for status in responses[:-1]] == [0xFF00]
+
+
+def told(house: Receiving, *names: str) -> list[AuditEventRow]:
     with house.node.database.reading() as session:
-        found = select(AuditEventRow).where(AuditEventRow.event == "results_retrieved")
-        (event,) = session.scalars(found)
-    assert event.actor == "ae:WORKSTATION"
-    assert event.detail["completed"] == 2
+        found = select(AuditEventRow).where(AuditEventRow.event.in_(names)).order_by(AuditEventRow.id)
+        return list(session.scalars(found))
+
+
+def test_the_trail_says_whose_results_went_where(held: tuple[Receiving, list[EncodedObject]]) -> None:
+    """Of each study, before the first object goes and after the last; what did not arrive is named."""
+    house, answers = held
+    get(house, identifier("STUDY", StudyInstanceUID=["1.2.3.1", "1.2.3.2"]), answers=[0x0000, 0xA700])
+    events = told(house, "results_retrieving", "results_retrieved")
+    with house.node.database.reading() as session:
+        studies = {exam.id: exam.study_instance_uid for exam in session.scalars(select(ExamRow))}
+    uids = {"1.2.3.1": answers[0].sop_instance_uid, "1.2.3.2": answers[1].sop_instance_uid}
+    assert [event.event for event in events] == ["results_retrieving"] * 2 + ["results_retrieved"] * 2
+    assert {event.actor for event in events} == {"ae:WORKSTATION"}
+    for began, ended in zip(events[:2], events[2:], strict=True):
+        uid = uids[studies[began.subject_id]]
+        assert began.subject_id == ended.subject_id
+        assert began.detail == {
+            "level": "STUDY", "destination": "WORKSTATION", "instances": [uid], "failed": [],
+            "sop_classes": {SC: 1},
+        }  # fmt: skip
+        assert ended.detail["instances"] + ended.detail["failed"] == [uid]
+        assert ended.detail["status"] == "0xB000"
+    assert sorted(len(event.detail["failed"]) for event in events[2:]) == [0, 1]
+
+
+def test_a_retrieval_that_dies_has_left_a_trace(
+    held: tuple[Receiving, list[EncodedObject]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, _ = held
+
+    def die(*_: object, **__: object) -> int:
+        raise RuntimeError("died")
+
+    monkeypatch.setattr(retrieve_scp, "store", die)
+    get(house, identifier("STUDY", StudyInstanceUID="1.2.3.1"))
+    assert [event.event for event in told(house, "results_retrieving", "results_retrieved")] == [
+        "results_retrieving"
+    ]
+
+
+def test_a_retrieval_that_finds_nothing_is_told_as_the_query_that_it_is(
+    held: tuple[Receiving, list[EncodedObject]],
+) -> None:
+    house, _ = held
+    get(house, identifier("STUDY", StudyInstanceUID="1.9"))
+    (event,) = told(house, "dicom_queried", "results_retrieved")
+    assert (event.event, event.subject_id, event.actor) == ("dicom_queried", "", "ae:WORKSTATION")
+    assert event.detail == {
+        "sop_class_uid": GET, "matches": 0, "level": "STUDY", "destination": "WORKSTATION",
+        "status": "0x0000",
+    }  # fmt: skip
 
 
 def test_what_is_refused_is_counted_and_named(held: tuple[Receiving, list[EncodedObject]]) -> None:
@@ -210,6 +262,8 @@ def test_c_move_sends_to_a_peer_and_says_for_whom(held: tuple[Receiving, list[En
         last = move(house, identifier("STUDY", StudyInstanceUID="1.2.3.1"))
     assert (last.Status, last.NumberOfCompletedSuboperations) == (0x0000, 1)
     assert stored == [(dataset_of(answers[0]), "PACS", 9)]
+    event = told(house, "results_retrieved")[-1]
+    assert (event.actor, event.detail["destination"]) == ("ae:PACS", "WORKSTATION")
 
 
 def test_c_move_goes_nowhere_else(held: tuple[Receiving, list[EncodedObject]]) -> None:
