@@ -3,7 +3,7 @@
 import datetime as dt
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from sqlalchemy import ColumnElement, Row, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
+from sqlalchemy.orm.attributes import QueryableAttribute
 from starlette.responses import Response
 
 from db.audit import record
@@ -136,13 +137,13 @@ def find(session: Session, sought: str) -> Exams:
         ids += session.scalars(
             select(ExamRow.id).where(of).order_by(ExamRow.opened_at.desc()).limit(MOST_FOUND)
         )
-    newest = _exams().where(ExamRow.id.in_(ids)).order_by(ExamRow.opened_at.desc(), ExamRow.id)
+    newest = _exams(session).where(ExamRow.id.in_(ids)).order_by(ExamRow.opened_at.desc(), ExamRow.id)
     return session.execute(newest.limit(MOST_FOUND)).all()
 
 
 def list_page(session: Session, node: Node, asked: Asked) -> Listed:
     """Return a page; in order of priority one priority after another, as their index has them."""
-    wanted = _exams().where(*_conditions(node, asked))
+    wanted = _exams(session).where(*_conditions(session, node, asked))
     few = _few(session, asked)
     if few is not None:
         wanted = wanted.where(ExamRow.id.in_(few))
@@ -170,14 +171,25 @@ def list_page(session: Session, node: Node, asked: Asked) -> Listed:
     return Listed(rows[:PAGE], following)
 
 
-def _exams() -> Select[ExamRow, str, PredictionRow]:
-    """Return the query of current exams. Wrapped columns keep their poor indexes out of the plan."""
+def _exams(session: Session) -> Select[ExamRow, str, PredictionRow]:
+    """Return the query of current exams."""
     return (
         select(ExamRow, func.coalesce(PatientRow.patient_id, ""), PredictionRow)
         .outerjoin(PatientRow, ExamRow.patient_row_id == PatientRow.id)
         .outerjoin(PredictionRow, PredictionRow.exam_id == ExamRow.id)
-        .where(func.coalesce(ExamRow.superseded_by, "") == "")
+        .where(_is(session, ExamRow.superseded_by, ""))
     )
+
+
+def _is(session: Session, column: QueryableAttribute[Any], value: str) -> ColumnElement[bool]:
+    """Compare with a value, ``""`` for none.
+
+    SQLite has no statistics and takes whatever index there is: of a wrapped column there is none. PostgreSQL
+    has them, and knows nothing of a wrapped column.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        return func.coalesce(column, "") == value
+    return column == value if value else column.is_(None)
 
 
 def _few(session: Session, asked: Asked) -> list[str] | None:
@@ -203,19 +215,19 @@ def _few(session: Session, asked: Asked) -> list[str] | None:
     return ids if found else None
 
 
-def _conditions(node: Node, asked: Asked) -> list[ColumnElement[bool]]:
-    verdict = func.coalesce(PredictionRow.verdict, "")
-    reading = func.coalesce(PredictionRow.reading, "")
+def _conditions(session: Session, node: Node, asked: Asked) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
     if asked.reading:
-        found.append(reading == ("" if asked.reading == "none" else asked.reading))
+        reading = "" if asked.reading == "none" else asked.reading
+        found.append(_is(session, PredictionRow.reading, reading))
     if asked.state:
-        found.append(func.coalesce(ExamRow.state, "") == asked.state)
+        found.append(_is(session, ExamRow.state, asked.state))
     if asked.review == "open":
         is_stuck = ExamRow.id.in_(select(DeliveryRow.exam_id).where(NOT_ARRIVED))
-        found.append(or_(verdict == "", func.coalesce(ExamRow.state, "") == "failed", is_stuck))
+        is_unsaid = _is(session, PredictionRow.verdict, "")
+        found.append(or_(is_unsaid, _is(session, ExamRow.state, "failed"), is_stuck))
     elif asked.review != "all":
-        found.append(verdict == asked.review)
+        found.append(_is(session, PredictionRow.verdict, asked.review))
     if asked.peer:
         found.append(ExamRow.peer_ae_title == asked.peer)
     zone = ZoneInfo(node.settings.timezone) if node.settings.timezone else dt.UTC
