@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from db.audit import record
 from db.tables import AuditEventRow
+from node.audit.chain import document, raw
 from node.settings import Settings
 
 SUBJECT = "settings"
@@ -25,12 +26,14 @@ def record_settings(session: Session, settings: Settings, key: bytes) -> None:
         for name, value in _values(settings).items()
     }
     last = session.scalar(
-        select(AuditEventRow.detail)
+        select(raw(AuditEventRow.detail))
         .where(AuditEventRow.subject_id == SUBJECT)
         .order_by(AuditEventRow.id.desc())
         .limit(1)
     )
-    before = last["digests"] if last else {}
+    told = document(last)
+    before = told.get("digests") if isinstance(told, dict) else None
+    before = before if isinstance(before, dict) else {}
     changed = sorted(name for name in {*digests, *before} if digests.get(name) != before.get(name))
     if changed:
         record(session, "settings_changed", SUBJECT, changed=list(changed), digests=dict(digests))

@@ -3,15 +3,16 @@
 import csv
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
 from sqlalchemy import Row, select, tuple_
+from sqlalchemy.orm import aliased
 
 from db.audit import record
 from db.engine import Database
 from db.tables import AuditEventRow, AuditLinkRow
-from node.audit.chain import EVENT, facts
+from node.audit.chain import EVENT, facts, raw, stamp, text
 
 PAGE = 1000
 COLUMNS = ("id", "at", "event", "subject_id", "actor", "detail", "seq", "mac")
@@ -30,7 +31,8 @@ def export(
     if form == "csv":
         table.writerow(COLUMNS)
     for row in _rows(database, since, until):
-        said = {**facts(row), "at": row.at.isoformat(), "seq": row.seq, "mac": row.mac}
+        event = facts(row)
+        said = {**event, "at": stamp(event["at"]), "seq": row.seq, "mac": text(row.mac)}
         if form == "csv":
             table.writerow([json.dumps(said[name]) if name == "detail" else said[name] for name in COLUMNS])
         else:
@@ -41,7 +43,7 @@ def _rows(database: Database, since: dt.datetime | None, until: dt.datetime | No
     """Yield page by page: no transaction stays open while the reader of the output takes its time."""
     place = tuple_(AuditEventRow.at, AuditEventRow.id)
     query = (
-        select(*EVENT, AuditLinkRow.seq, AuditLinkRow.mac)
+        select(*EVENT, AuditLinkRow.seq, raw(AuditLinkRow.mac))
         .outerjoin(AuditLinkRow, AuditLinkRow.event_id == AuditEventRow.id)
         .order_by(AuditEventRow.at, AuditEventRow.id)
         .limit(PAGE)
@@ -50,11 +52,12 @@ def _rows(database: Database, since: dt.datetime | None, until: dt.datetime | No
         query = query.where(AuditEventRow.at >= since)
     if until is not None:
         query = query.where(AuditEventRow.at < until)
-    page = query
+    page, last = query, aliased(AuditEventRow)
     while True:
         with database.reading() as session:
-            rows = session.execute(page).all()
+            rows: Sequence[Any] = session.execute(page).all()
         yield from rows
         if len(rows) < PAGE:
             return
-        page = query.where(place > tuple_(rows[-1].at, rows[-1].id))
+        at = select(last.at).where(last.id == rows[-1].id).scalar_subquery()
+        page = query.where(place > tuple_(at, rows[-1].id))

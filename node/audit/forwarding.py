@@ -35,6 +35,7 @@ HEAD_MESSAGE = "endonode-head"
 
 BATCH = 100
 LOOK_EVERY_S = 1.0
+PASSING = (OSError, SQLAlchemyError, DatabaseError)
 WAITS_S = (1.0, 2.0, 5.0, 10.0, 30.0)
 """After failures in a row; the last one repeats."""
 SENT_BYTES = 64
@@ -64,8 +65,10 @@ class Forwarder:
         while not stop.is_set():
             try:
                 is_behind = self.forward()
-            except (OSError, SQLAlchemyError, DatabaseError) as error:
-                if not failures:
+            except Exception as error:  # noqa: BLE001 - outermost: it must not end unseen
+                if not isinstance(error, PASSING):
+                    log.critical("syslog_broken", error=type(error).__name__)
+                elif not failures:
                     log.warning("syslog_not_reached", error=type(error).__name__)
                 self._disconnect()
                 stop.wait(WAITS_S[min(failures, len(WAITS_S) - 1)])
@@ -93,7 +96,7 @@ class Forwarder:
                 .order_by(AuditLinkRow.seq)
                 .limit(BATCH)
             ).all()
-            messages = [(row.seq, self._message(session, facts(row))) for row in rows]
+            messages = [(row.seq, self._message(session, row.seq, facts(row))) for row in rows]
         try:
             for seq, message in messages:
                 if message is not None:
@@ -107,10 +110,15 @@ class Forwarder:
             self._save()
         return len(rows) == BATCH
 
-    def _message(self, session: Session, event: Facts) -> bytes | None:
-        text = audit_message(
-            event, _subject(session, event), ae_title=self._node.settings.ae_title, host=self._host
-        )
+    def _message(self, session: Session, seq: int, event: Facts) -> bytes | None:
+        ae_title = self._node.settings.ae_title
+        try:
+            text = audit_message(event, _subject(session, event), ae_title=ae_title, host=self._host)
+        except PASSING:
+            raise
+        except Exception as error:  # noqa: BLE001 - an altered event is no reason to tell of no other
+            log.critical("audit_message_not_made", link=seq, error=type(error).__name__)
+            return None
         if text is None:
             return None
         return syslog_message(text, message_id=AUDIT_MESSAGE, at=event["at"], host=self._host)
@@ -173,9 +181,12 @@ def _subject(session: Session, event: Facts) -> Subject:
     if exam is None:
         return Subject()
     person = session.get(PatientRow, exam.patient_row_id) if exam.patient_row_id else None
+    patient = person.patient_id if person else ""
+    if "sop_classes" in event["detail"]:
+        return Subject(exam.study_instance_uid, patient, event["detail"]["sop_classes"])
     sent: Iterable[str] = ()
     if event["event"] in ("exam_delivering", "result_delivered"):
         sent = session.scalars(
             select(ResultObjectRow.sop_class_uid).where(ResultObjectRow.exam_id == exam.id)
         )
-    return Subject(exam.study_instance_uid, person.patient_id if person else "", Counter(sent))
+    return Subject(exam.study_instance_uid, patient, Counter(sent))

@@ -59,8 +59,11 @@ class Keeper:
             except FAILURES as error:
                 log.error("audit_not_chained", error=type(error).__name__)  # noqa: TRY400 - told, not traced
                 stop.wait(AFTER_FAILURE_S)
+            except Exception as error:  # noqa: BLE001 - outermost: it must not end unseen
+                log.critical("audit_broken", error=type(error).__name__)
+                stop.wait(AFTER_FAILURE_S)
             stop.wait(LINK_EVERY_S)
-        with suppress(*FAILURES):  # the next start does it
+        with suppress(Exception):  # the next start does it
             self._sequencer.link_pending()
             self._write_head()
 

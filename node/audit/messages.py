@@ -62,6 +62,7 @@ KINDS: Mapping[str, Kind] = {
     "node_stopped": Kind(ACTIVITY, "E", STOP),
     "audit_exported": Kind(LOG_USED, "R"),
     "exam_delivering": Kind(BEGIN_TRANSFER, "E"),
+    "results_retrieving": Kind(BEGIN_TRANSFER, "E"),
     "study_received": Kind(TRANSFERRED, "C"),
     "result_delivered": Kind(TRANSFERRED, "C"),
     "results_retrieved": Kind(TRANSFERRED, "C"),
@@ -93,7 +94,11 @@ KINDS: Mapping[str, Kind] = {
     "audit_messages_lost": Kind(ALERT, "E", RECORDING_STOPPED, "8"),
     "audit_trail_cut": Kind(ALERT, "E", OBJECT_SECURITY_CHANGED, "8"),
 }
-"""The events that are sent; the others are steps of our own work."""
+"""The events that are sent; the others are steps of our own work.
+
+So are those of workitems: A.5.3 has no message of a procedure step that is created, changed, canceled or
+watched. What peers ask of workitems is a query like any other.
+"""
 EXPORTED = Kind(EXPORT, "R")
 FILES = ("csv", "parquet")
 """A query that is answered by a file is an export."""
@@ -124,7 +129,8 @@ def audit_message(event: Facts, subject: Subject, *, ae_title: str, host: str) -
     message = ET.Element("AuditMessage")
     identification = ET.SubElement(
         message, "EventIdentification", EventActionCode=kind.action,
-        EventDateTime=event["at"].isoformat(timespec="milliseconds"), EventOutcomeIndicator=kind.outcome,
+        EventDateTime=event["at"].isoformat(timespec="milliseconds"),
+        EventOutcomeIndicator="4" if event["detail"].get("failed") else kind.outcome,
     )  # fmt: skip
     _coded(identification, "EventID", kind.event)
     if kind.type is not None:
@@ -137,9 +143,15 @@ def audit_message(event: Facts, subject: Subject, *, ae_title: str, host: str) -
 
 
 def _add_participants(message: ET.Element, event: Facts, kind: Kind, *, ae_title: str, host: str) -> None:
-    """Add who caused it and who carried it out (A.5.3): us, and the peer, person or program."""
-    actor = str(event["actor"])
-    peer = event["detail"].get("peer") or (actor.removeprefix("ae:") if actor.startswith("ae:") else "")
+    """Add who caused it and who carried it out (A.5.3): us, and the peer, person or program.
+
+    A peer that has others sent something, as by C-MOVE, is the requestor beside source and destination.
+    """
+    actor, detail, peer = str(event["actor"]), event["detail"], ""
+    if kind.event in (BEGIN_TRANSFER, TRANSFERRED) or event["event"] == "order_asked":
+        peer = str(detail.get("destination") or detail.get("peer") or "")
+    if not peer and actor.startswith("ae:"):
+        peer = actor.removeprefix("ae:")
     is_query_of_us = kind.event == QUERY and event["event"] != "order_asked"
     is_inbound = event["event"] == "study_received" or is_query_of_us
     ours, theirs = (DESTINATION, SOURCE) if is_inbound else (SOURCE, DESTINATION)
@@ -149,11 +161,13 @@ def _add_participants(message: ET.Element, event: Facts, kind: Kind, *, ae_title
     us.attrib |= {"AlternativeUserID": f"AETITLES={ae_title}", "NetworkAccessPointID": host}
     us.attrib["NetworkAccessPointTypeCode"] = "1"  # a machine's name
     if peer:
-        other = _participant(message, str(peer), theirs, is_requestor=is_inbound)
+        other = _participant(message, peer, theirs, is_requestor=actor == f"ae:{peer}")
         other.set("AlternativeUserID", f"AETITLES={peer}")
-    elif actor:
+    if actor and actor != f"ae:{peer}":
         person = _participant(message, actor, theirs if theirs == LAUNCHER else None, is_requestor=True)
-        if address := event["detail"].get("address"):
+        if actor.startswith("ae:"):
+            person.attrib |= {"UserID": actor[3:], "AlternativeUserID": f"AETITLES={actor[3:]}"}
+        if address := detail.get("address"):
             person.attrib |= {"NetworkAccessPointID": str(address), "NetworkAccessPointTypeCode": "2"}
     if kind.event == EXPORT:
         _participant(message, "file", MEDIA, is_requestor=False)
@@ -164,8 +178,12 @@ def _add_objects(message: ET.Element, event: Facts, kind: Kind, subject: Subject
     if kind.event in (ACTIVITY, AUTHENTICATION):
         return
     if kind.event == QUERY:
-        asked = str(event["detail"].get("sop_class_uid", event["subject_id"]))
-        found = _object(message, asked, SOP_CLASS_UID, type_code="2", role="3")
+        asked, id_type = event["event"], NODE_ID  # of ours, as a list of predictions
+        if "sop_class_uid" in event["detail"]:
+            asked, id_type = str(event["detail"]["sop_class_uid"]), SOP_CLASS_UID
+        elif subject.study_instance_uid:
+            asked, id_type = subject.study_instance_uid, STUDY_UID
+        found = _object(message, asked, id_type, type_code="2", role="3")
         ET.SubElement(found, "ParticipantObjectQuery")  # what was asked for may name a patient: not repeated
     elif subject.study_instance_uid:
         study = _object(message, subject.study_instance_uid, STUDY_UID, type_code="2", role="3")
@@ -180,7 +198,7 @@ def _add_objects(message: ET.Element, event: Facts, kind: Kind, subject: Subject
         log = _object(message, "audit_events", URI, type_code="2", role="13")
         ET.SubElement(log, "ParticipantObjectName").text = "Security Audit Log"
     else:
-        thing = _object(message, event["subject_id"], NODE_ID, type_code="2", role="13")
+        thing = _object(message, event["subject_id"] or event["event"], NODE_ID, type_code="2", role="13")
         ET.SubElement(thing, "ParticipantObjectName").text = event["event"]
 
 

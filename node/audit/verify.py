@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from db.engine import Database
 from db.tables import AuditEventRow, AuditLinkRow
-from node.audit.chain import EVENT, IS_LINKED, Facts, Head, facts, link_mac
+from node.audit.chain import EVENT, IS_LINKED, Facts, Head, facts, instant, is_readable, link_mac, raw, text
 from node.audit.head import WrittenHead
 from node.audit.sequencer import LATE
 
@@ -21,6 +21,8 @@ COMPARED = 64
 """Links that do not fit are held against each other, to tell swapped ones from altered, up to this many."""
 
 PAGE = 1000
+
+UNREADABLE = "inserted, or altered before it was linked: its time or detail is none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class _Misfit:
 
     seq: int
     mac: str
-    linked_at: dt.datetime
+    linked_at: dt.datetime | str
     previous: str
     event: Facts
 
@@ -72,9 +74,12 @@ def verify(database: Database, key: bytes, heads: Iterable[WrittenHead | None]) 
         walk.findings += _name(key, walk.misfits)
         waiting = 0
         for row in session.execute(select(*EVENT).where(~IS_LINKED).order_by(AuditEventRow.id)):
-            if walk.newest_at is not None and row.at < walk.newest_at - LATE:
+            event = facts(row)
+            if not is_readable(event):
+                walk.findings.append(f"event {row.id}: {UNREADABLE}")
+            elif walk.newest_at is not None and event["at"] < walk.newest_at - LATE:
                 walk.findings.append(
-                    f"event {row.id} ({row.at:%Y-%m-%d %H:%M:%S} UTC): inserted: no link has it, "
+                    f"event {row.id} ({event['at']:%Y-%m-%d %H:%M:%S} UTC): inserted: no link has it, "
                     f"though links were made until {walk.newest_at:%Y-%m-%d %H:%M:%S} UTC"
                 )
             else:
@@ -86,13 +91,23 @@ def verify(database: Database, key: bytes, heads: Iterable[WrittenHead | None]) 
 def _walk(session: Session, key: bytes, written: dict[int, WrittenHead]) -> _Walk:
     walk = _Walk(Head(), None, None, [], [])
     links = (
-        select(AuditLinkRow.seq, AuditLinkRow.mac, AuditLinkRow.linked_at, AuditLinkRow.event_id, *EVENT)
+        select(
+            AuditLinkRow.seq,
+            raw(AuditLinkRow.mac),
+            raw(AuditLinkRow.linked_at),
+            AuditLinkRow.event_id,
+            *EVENT,
+        )
         .outerjoin(AuditEventRow, AuditEventRow.id == AuditLinkRow.event_id)
         .order_by(AuditLinkRow.seq)
         .execution_options(yield_per=PAGE)
     )
     candidates: tuple[str, ...] = (walk.head.mac,)
     for row in session.execute(links):
+        if not isinstance(row.seq, int):
+            walk.findings.append(f"event {row.event_id}: altered: its link's number is none")
+            continue
+        mac, linked_at = text(row.mac), instant(row.linked_at)
         is_after_gap = row.seq != walk.head.seq + 1
         if is_after_gap:
             walk.findings.append(
@@ -100,21 +115,27 @@ def _walk(session: Session, key: bytes, written: dict[int, WrittenHead]) -> _Wal
             )
         if row.id is None:
             walk.findings.append(f"event {row.event_id} (link {row.seq}): removed")
-        computed = row.mac
+        computed = mac
         if row.id is not None and not is_after_gap:
-            place = {"seq": row.seq, "linked_at": row.linked_at, "event": facts(row)}
-            codes = [link_mac(key, previous, **place) for previous in candidates]
-            if row.mac not in codes:
-                walk.misfits.append(_Misfit(row.seq, row.mac, row.linked_at, candidates[0], place["event"]))
+            event = facts(row)
+            codes = [
+                link_mac(key, previous, seq=row.seq, linked_at=linked_at, event=event)
+                for previous in candidates
+            ]
+            if mac not in codes:
+                walk.misfits.append(_Misfit(row.seq, mac, linked_at, candidates[0], event))
+            elif not is_readable(event):
+                walk.findings.append(f"event {row.id} (link {row.seq}): {UNREADABLE}")
             computed = codes[0]
         line = written.get(row.seq)
-        if line is not None and line.head.mac != row.mac:
+        if line is not None and line.head.mac != mac:
             walk.findings.append(
                 f"link {row.seq}: not the one that audit_head names at {line.at}: the chain was made anew"
             )
-        candidates = (row.mac,) if computed == row.mac else (row.mac, computed)
-        walk.head = Head(row.seq, row.mac)
-        walk.first_at, walk.newest_at = walk.first_at or row.linked_at, row.linked_at
+        candidates = (mac,) if computed == mac else (mac, computed)
+        walk.head = Head(row.seq, mac)
+        if isinstance(linked_at, dt.datetime):
+            walk.first_at, walk.newest_at = walk.first_at or linked_at, linked_at
     return walk
 
 

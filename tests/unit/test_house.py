@@ -1,6 +1,7 @@
 """What the documents, the layout and the import rules promise, held to the code."""
 
 import ast
+import fnmatch
 import importlib.util
 import re
 import shutil
@@ -198,6 +199,54 @@ def test_every_log_event_is_static_and_explained_to_the_operator() -> None:
     events = list(logged_events())
     assert [where for where, event in events if not isinstance(event, ast.Constant)] == []
     assert {event.value for _, event in events if isinstance(event, ast.Constant)} == explained
+
+
+RECORDERS = ("record", "tell", "keep_view")
+"""What adds an event to the audit trail; its name comes second."""
+
+
+def recorded_events() -> Iterator[tuple[str, str]]:
+    """Yield where an audit event is recorded, and its name; ``?`` stands for what is filled in."""
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        within = {
+            call: function.name
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef)
+            for call in ast.walk(function)
+        }
+        for node in ast.walk(tree):
+            match node:
+                case ast.Call(func=ast.Name(id=name), args=[_, event, *_]) if name in RECORDERS:
+                    choices = [event.body, event.orelse] if isinstance(event, ast.IfExp) else [event]
+                    where = f"{path.name}:{node.lineno}"
+                    for choice in choices:
+                        match choice:
+                            case ast.Constant(value=str(said)):
+                                yield where, said
+                            case ast.JoinedStr(values=parts):
+                                yield (
+                                    where,
+                                    "".join(
+                                        str(part.value) if isinstance(part, ast.Constant) else "?"
+                                        for part in parts
+                                    ),
+                                )
+                            case _ if within.get(node) not in RECORDERS:
+                                yield where, "a name that cannot be read here"
+
+
+def test_every_audit_event_is_explained_to_the_auditor() -> None:
+    """A trail whose words nobody knows is read by nobody; what is never written is looked for in vain."""
+    page = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8").partition("## How")[0]
+    cells = re.findall(r"^\| (`[^|]*`) \|", page, re.MULTILINE)
+    patterns = re.findall(r"`([a-z_*]+)`", " ".join(cells))
+    events = list(recorded_events())
+    assert len(events) > 50
+    explained = [fnmatch.filter([name for _, name in events], pattern) for pattern in patterns]
+    assert [pattern for pattern, names in zip(patterns, explained, strict=True) if not names] == []
+    known = {name for names in explained for name in names}
+    assert [(where, name) for where, name in events if name not in known] == []
 
 
 def test_another_packages_models_do_not_pass_for_ours(tmp_path: Path) -> None:

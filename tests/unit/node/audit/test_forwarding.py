@@ -13,11 +13,13 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
+from structlog.testing import capture_logs
 
 from db.audit import record
-from db.tables import AuditEventRow
-from node.audit import forwarding, syslog
+from db.engine import utc_now
+from db.tables import AuditEventRow, ExamRow, PatientRow
+from node.audit import forwarding, keeping, syslog
 from node.audit.chain import Head
 from node.audit.forwarding import Forwarder
 from node.audit.keeping import keeping_trail
@@ -194,6 +196,72 @@ def test_a_full_spool_drops_the_oldest_and_that_is_an_event(
     forwarder.forward()
     until(lambda: back.events() == ["110114"] * 50 + ["110113"])
     forwarder.close()
+
+
+def test_a_retrieval_is_told_with_its_study_its_patient_and_what_went(
+    node: Node, receivers: Callable[..., Receiver], tmp_path: Path
+) -> None:
+    receiver, now = receivers(), utc_now()
+    forwarder = Forwarder(told(node, receiver.port), tmp_path / "head")
+    assert forwarder._claims()
+    with node.database.writing() as session:
+        patient = PatientRow(patient_id="P1", created_at=now)
+        session.add(patient)
+        session.flush()
+        session.add(
+            ExamRow(
+                id="x", exam_key="x", revision=1, state="read", study_instance_uid="1.2.3", opened_at=now,
+                last_new_at=now, closes_at=now, patient_row_id=patient.id,
+            )
+        )  # fmt: skip
+        record(
+            session, "results_retrieved", "x", actor="ae:VIEWER", destination="WORKSTATION", level="STUDY",
+            instances=["1.9"], failed=[], sop_classes={"1.2.840.10008.5.1.4.1.1.88.34": 1},
+        )  # fmt: skip
+    Sequencer(node.database, KEY, Head()).link_pending()
+    forwarder.forward()
+    until(receiver.events)
+    message = ET.fromstring(receiver.messages[0].partition(b"\xef\xbb\xbf")[2])  # noqa: S314
+    objects = [thing.get("ParticipantObjectID") for thing in message.iter("ParticipantObjectIdentification")]
+    assert objects == ["1.2.3", "P1"]
+    (of_class,) = message.iter("SOPClass")
+    assert of_class.attrib == {"UID": "1.2.840.10008.5.1.4.1.1.88.34", "NumberOfInstances": "1"}
+    forwarder.close()
+
+
+def test_an_event_that_was_altered_keeps_no_other_from_being_told(
+    node: Node, receivers: Callable[..., Receiver], tmp_path: Path
+) -> None:
+    receiver = receivers()
+    forwarder = Forwarder(told(node, receiver.port), tmp_path / "head")
+    assert forwarder._claims()
+    log_in(node, 3)
+    with node.database.writing() as session:
+        session.execute(text("UPDATE audit_events SET detail = 'oops' WHERE id = 1"))
+        session.execute(text("UPDATE audit_events SET at = 'yesterday' WHERE id = 3"))
+    with capture_logs() as said:
+        forwarder.forward()
+    until(lambda: receiver.events() == ["110114"])
+    assert [one["link"] for one in said if one["event"] == "audit_message_not_made"] == [1, 3]
+    forwarder.close()
+
+
+def test_whatever_goes_wrong_the_receiver_is_told_later_and_the_log_says_so(
+    node: Node, receivers: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that ends would be silent for ever."""
+    monkeypatch.setattr(forwarding, "WAITS_S", (0.01,))
+    monkeypatch.setattr(keeping, "AFTER_FAILURE_S", 0.01)
+    receiver = receivers()
+    with capture_logs() as said, keeping_trail(told(node, receiver.port), "serve"):
+        until(receiver.events)
+        with node.database.writing() as session:
+            session.execute(text("UPDATE audit_links SET seq = 'zz' WHERE seq = 1"))
+        until(lambda: [one for one in said if one["event"] == "syslog_broken"])
+        with node.database.writing() as session:
+            session.execute(text("UPDATE audit_links SET seq = 1 WHERE seq = 'zz'"))
+            record(session, "user_logged_in", "7", actor="anna")
+        until(lambda: "110114" in receiver.events())
 
 
 def test_a_receiver_that_takes_nothing_holds_nobody_up(

@@ -1,18 +1,23 @@
 """A process of the node keeps the trail: key, start and stop, settings, heads."""
 
 import datetime as dt
+import io
 import json
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
+from structlog.testing import capture_logs
 
 from db.audit import record
 from db.engine import utc_now
 from db.tables import AuditEventRow, AuditLinkRow
+from node.audit import export as export_module
+from node.audit import keeping
 from node.audit.chain import Head
 from node.audit.head import append_head, last_head, read_heads
 from node.audit.keeping import keeping_trail
@@ -115,6 +120,66 @@ def test_heads_are_appended_only_where_the_chain_has_grown(tmp_path: Path) -> No
     newest = last_head(path)
     assert newest is not None
     assert newest.head == Head(3, f"{3:064x}")
+
+
+@pytest.mark.usefixtures("few_seconds")
+def test_whatever_goes_wrong_the_trail_is_kept_again_and_the_log_says_so(node: Node) -> None:
+    """A thread that ends would leave the node running with a trail that nobody links."""
+    with capture_logs() as said, keeping_trail(node, "serve"):
+        until(lambda: waiting(node) == 0)
+        with node.database.writing() as session:
+            session.execute(text("UPDATE audit_links SET seq = 'zz' WHERE seq = 1"))
+        until(lambda: [one for one in said if one["event"] == "audit_broken"])
+        with node.database.writing() as session:
+            session.execute(text("UPDATE audit_links SET seq = 1 WHERE seq = 'zz'"))
+            record(session, "exam_closed", "exam-1")
+        until(lambda: waiting(node) == 0)
+    assert {one["log_level"] for one in said if one["event"] == "audit_broken"} == {"critical"}
+
+
+@pytest.fixture
+def few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what failed be tried again at once."""
+    monkeypatch.setattr(keeping, "AFTER_FAILURE_S", 0.01)
+
+
+def waiting(node: Node) -> int:
+    verdict = verify(node.database, read_key(key_path(node.settings)), [])
+    return verdict.waiting
+
+
+def until(is_so: Callable[[], object]) -> None:
+    give_up_at = time.monotonic() + 10
+    while not is_so():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def test_a_node_starts_whatever_was_made_of_its_settings_event(node: Node) -> None:
+    run(node)
+    for detail in ("oops", "[]", '{"digests": 3}'):
+        with node.database.writing() as session:
+            session.execute(
+                text("UPDATE audit_events SET detail = :detail WHERE event = 'settings_changed'"),
+                {"detail": detail},
+            )
+        run(node)
+
+
+def test_an_export_has_the_rows_that_were_broken_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are what is looked for; and pages of it lose and double nothing."""
+    monkeypatch.setattr(export_module, "PAGE", 3)
+    with node.database.writing() as session:
+        for number in range(7):
+            record(session, "exam_closed", f"exam-{number}")
+    with node.database.writing() as session:
+        session.execute(text("UPDATE audit_events SET detail = 'oops' WHERE id = 2"))
+        session.execute(text("UPDATE audit_events SET at = 'yesterday' WHERE id = 3"))
+    out = io.StringIO()
+    export_module.export(node.database, out, since=None, until=None, form="jsonl")
+    told = {line["id"]: line for line in map(json.loads, out.getvalue().splitlines())}
+    assert (len(out.getvalue().splitlines()), sorted(told)) == (8, [*range(1, 9)])
+    assert (told[2]["detail"], told[3]["at"]) == ("oops", "yesterday")
 
 
 def test_settings_have_their_files_where_the_storage_is(settings: Settings) -> None:

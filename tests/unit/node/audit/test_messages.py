@@ -89,11 +89,13 @@ def message(told: dict[str, object], subject: Subject = Subject()) -> ET.Element
 EXAM = Subject("1.2.3", "P1", {"1.2.840.10008.5.1.4.1.1.77.1.1": 12})
 
 
+@pytest.mark.parametrize("about", ["exam-1", ""])
 @pytest.mark.parametrize("name", KINDS)
-def test_every_message_is_what_the_schema_allows(name: str) -> None:
+def test_every_message_is_what_the_schema_allows(name: str, about: str) -> None:
     for actor in ("", "ae:PACS", "os:root", "anna", "token:reports"):
         for subject in (EXAM, Subject("1.2.3"), Subject()):
-            assert breaches(message(event(name, actor=actor, address="127.0.0.1"), subject)) == []
+            told = event(name, actor=actor, subject=about, address="127.0.0.1")
+            assert breaches(message(told, subject)) == []
 
 
 def test_the_check_finds_what_the_schema_forbids() -> None:
@@ -124,6 +126,55 @@ def test_a_delivery_goes_from_us_to_the_peer() -> None:
     told = message(event("result_delivered", peer="PACS"), EXAM)
     roles = {p.get("UserID"): p[0].get("csd-code") for p in told.iter("ActiveParticipant")}
     assert roles == {"ENDONODE@host1": "110153", "PACS": "110152"}
+
+
+def participants(told: ET.Element) -> dict[str | None, tuple[str | None, list[str | None]]]:
+    return {
+        each.get("UserID"): (each.get("UserIsRequestor"), [role.get("csd-code") for role in each])
+        for each in told.iter("ActiveParticipant")
+    }
+
+
+def test_a_retrieval_names_who_asked_and_where_it_went() -> None:
+    """A.5.3.7: a third party that is the requestor is a participant beside source and destination."""
+    for name in ("results_retrieving", "results_retrieved"):
+        told = message(event(name, actor="ae:VIEWER", destination="WORKSTATION"), EXAM)
+        assert participants(told) == {
+            "ENDONODE@host1": ("false", ["110153"]),
+            "WORKSTATION": ("false", ["110152"]),
+            "VIEWER": ("true", []),
+        }
+        objects = [thing.get("ParticipantObjectID") for thing in told.iter("ParticipantObjectIdentification")]
+        assert objects == ["1.2.3", "P1"]
+        got = message(event(name, actor="ae:VIEWER", destination="VIEWER", failed=["1.9"]), EXAM)
+        assert participants(got) == {
+            "ENDONODE@host1": ("false", ["110153"]), "VIEWER": ("true", ["110152"]),
+        }  # fmt: skip
+        assert [each[0].get("EventOutcomeIndicator") for each in (told, got)] == ["0", "4"]
+
+
+def test_a_query_names_its_sop_class_or_what_else_was_asked() -> None:
+    model = "1.2.840.10008.5.1.4.1.2.2.1"
+    for told, subject, said in (
+        (
+            event("dicom_queried", actor="ae:PACS", subject="", sop_class_uid=model),
+            Subject(),
+            (model, "110181"),
+        ),
+        (event("order_asked", peer="RIS"), EXAM, ("1.2.3", "110180")),
+        (event("worklist_viewed", actor="anna", subject="7"), Subject(), ("worklist_viewed", "110182")),
+        (event("predictions_queried", actor="anna"), Subject(), ("predictions_queried", "110182")),
+    ):
+        (thing,) = message(told, subject).iter("ParticipantObjectIdentification")
+        assert (thing.get("ParticipantObjectID"), thing[0].get("csd-code")) == said
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_filter_by_peer_makes_the_peer_no_participant(form: str) -> None:
+    """Who asked was a person; the peer knows nothing of it."""
+    told = message(event("predictions_queried", actor="anna", form=form, filters=["peer"], peer="PACS"))
+    assert participants(told)["anna"][0] == "true"
+    assert "PACS" not in participants(told)
 
 
 def test_a_failure_to_log_in_is_a_failure_and_names_where_from() -> None:

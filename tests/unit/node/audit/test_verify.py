@@ -1,6 +1,7 @@
 """What is done to the trail behind the node's back is named."""
 
 import datetime as dt
+import re
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,62 @@ def test_an_event_just_recorded_waits_and_is_no_finding(trail: Database) -> None
     record_events(trail, 2)
     verdict = verify(trail, KEY, [newest(trail)])
     assert (verdict.findings, verdict.waiting) == ((), 2)
+
+
+ALTERED = ["event 30 (link 30): altered"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])  # PostgreSQL holds every value to its type
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("audit_links SET mac = 'zz'", ALTERED),
+        ("audit_links SET mac = x'ff'", ALTERED),
+        ("audit_links SET linked_at = 'yesterday'", ALTERED),
+        ("audit_events SET detail = 'oops'", ALTERED),
+        ("audit_events SET detail = CAST(x'ff' AS TEXT)", ALTERED),
+        ("audit_events SET actor = CAST(x'ff' AS TEXT)", ALTERED),
+        ("audit_events SET at = 'yesterday'", ALTERED),
+        ("audit_events SET at = '2026-01-02 03:04:05+05:00'", ALTERED),
+        ("audit_links SET event_id = 'none'", ["event none (link 30): removed", "event 30: inserted"]),
+    ],
+)
+def test_a_value_that_is_none_is_named_and_the_chain_goes_on(
+    trail: Database, change: str, named: list[str]
+) -> None:
+    """Else one word in one row would end the trail, and nobody could say where."""
+    where = "seq" if "links" in change else "id"
+    with trail.writing() as session:
+        session.execute(text(f"UPDATE {change} WHERE {where} = 30"))
+    record_events(trail, 2)
+    Sequencer(trail, KEY, Head()).link_pending()
+    found = verify(trail, KEY, [])
+    if named == ALTERED:
+        assert list(found.findings) == named
+        assert (found.head.seq, found.waiting) == (32, 0)
+    else:
+        assert found.findings[0] == named[0]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_a_link_without_a_number_is_named(trail: Database) -> None:
+    with trail.writing() as session:
+        session.execute(text("UPDATE audit_links SET seq = 'zz' WHERE seq = 30"))
+    assert findings(trail) == ["event 30: altered: its link's number is none"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+@pytest.mark.parametrize("values", ["'yesterday', 'e', 's', '', '{}'", "'9', 'e', 's', '', '[]'"])
+def test_an_event_that_no_process_of_ours_wrote_is_named_and_in_nobodys_way(
+    trail: Database, values: str
+) -> None:
+    with trail.writing() as session:
+        into = "INSERT INTO audit_events (at, event, subject_id, actor, detail)"
+        session.execute(text(f"{into} VALUES ({values})"))
+    record_events(trail, 2)
+    sequencer = Sequencer(trail, KEY, Head())
+    sequencer.link_pending()
+    assert sequencer.link_pending() == 0
+    (named,) = findings(trail)
+    assert re.fullmatch(r"event 31( \(link 33\))?: inserted, or altered before it was linked.*", named)
+    assert sequencer.head.seq in (32, 33)
