@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Form, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from sqlalchemy import ColumnElement, Row, Select, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, exists, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.attributes import QueryableAttribute
 from starlette.responses import Response
@@ -217,9 +217,11 @@ def _few(session: Session, asked: Asked) -> list[str] | None:
 
 def _conditions(session: Session, node: Node, asked: Asked) -> list[ColumnElement[bool]]:
     found: list[ColumnElement[bool]] = []
-    if asked.reading:
-        reading = "" if asked.reading == "none" else asked.reading
-        found.append(_is(session, PredictionRow.reading, reading))
+    if asked.reading == "none":
+        has_reading = exists().where(PredictionRow.exam_id == ExamRow.id).correlate(ExamRow)
+        found += [ExamRow.state.in_(UNREAD), ~has_reading]
+    elif asked.reading:
+        found.append(_is(session, PredictionRow.reading, asked.reading))
     if asked.state:
         found.append(_is(session, ExamRow.state, asked.state))
     if asked.review == "open":
