@@ -111,6 +111,7 @@ def test_what_did_not_reach_a_peer_stays_open_though_it_was_accepted(
 ) -> None:
     """Nobody would look for it: whoever accepted it takes it for delivered."""
     monkeypatch.setattr(worklist, "FEW", few)
+    broken = add_exam(node, "ibd", state="failed", error_step="deliver", priority=20)
     failed = add_exam(node, "ibd", state="failed", error_step="deliver", priority=20)
     unsure, done = add_exam(node, "ibd", state="delivering"), add_exam(node)
     with node.database.writing() as session:
@@ -118,7 +119,7 @@ def test_what_did_not_reach_a_peer_stays_open_though_it_was_accepted(
         for exam, state in ((failed, "failed"), (unsure, "unconfirmed"), (done, "delivered")):
             session.add(DeliveryRow(exam_id=exam, peer_ae_title="ARCH", state=state, deadline_at=utc_now()))
     html = browser("viewer").get("/").text
-    assert exams_of(html) == [unsure, failed]
+    assert exams_of(html) == [unsure, failed, broken]
     assert "Not confirmed by ARCH" in html
     assert "Did not reach ARCH" in html
     assert '<span class="state delivering">' not in html
@@ -180,7 +181,7 @@ def test_a_refresh_by_the_page_itself_is_no_view(node: Node, browser: Start) -> 
 
 def test_nobody_reads_unseen_by_calling_it_a_refresh(node: Node, browser: Start) -> None:
     """A header is the client's own: it saves an event only where this session has one of the same already."""
-    exam, anna = add_exam(node, evidence=1), browser("viewer")
+    exam, pictured, anna = add_exam(node), add_exam(node, evidence=1), browser("viewer")
 
     def seen() -> list[str]:
         with node.database.reading() as session:
@@ -194,12 +195,12 @@ def test_nobody_reads_unseen_by_calling_it_a_refresh(node: Node, browser: Start)
             client.log_in("viewer1")  # another session of the same user
         before += len(seen())
         for _ in range(2):
-            client.get(f"/exams/{exam}/pictures/1/frame.png")
+            client.get(f"/exams/{pictured}/pictures/1/frame.png")
             client.get(f"/exams/{exam}", headers={"X-Live": "1"})
-        assert seen() == ["exam_viewed"]
+        assert seen() == ["exam_viewed"] * 2
         for _ in range(2):
             client.post("/search", data={"q": "P1"}, headers={"X-Live": "1"})
-        assert seen()[1:] == ["worklist_searched"] * 2
+        assert seen()[2:] == ["worklist_searched"] * 2
     client.post("/logout")
     with node.database.writing() as session:
         session.execute(update(AuditEventRow).values(at=utc_now().replace(year=2020)))
