@@ -93,7 +93,7 @@ def test_a_reading_is_told_whole(node: Node, browser: Start) -> None:
     html = browser("viewer").get(f"/exams/{exam}").text
     for said in (
         "IBD pattern found", "0.97", "a calibrated estimate", "t = 0.85", "blurred", "4 images that the",
-        "quarantine", "has not confirmed that it keeps them", "not confirmed, asked 1 times",
+        "quarantine", "has not confirmed that it keeps them", "not confirmed, asked once",
         f"/exams/{other}", "3 frames, 2 read, 2 at or above t = 0.85", "exam viewed", "viewer1",
         "You may look",
     ):  # fmt: skip
