@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import django
-from django.conf import settings
+from django import conf
 from django.core.management import call_command
 
 CLIENT_ID, SECRET, PASSWORD = "endonode", "the client's secret", "correct horse battery"
@@ -35,7 +35,7 @@ def main(folder: Path, port: int, redirect_uris: str) -> None:
         from jwcrypto import jwk
 
         key.write_bytes(jwk.JWK.generate(kty="RSA", size=2048).export_to_pem(private_key=True, password=None))
-    settings.configure(
+    conf.settings.configure(
         SECRET_KEY=SECRET, ALLOWED_HOSTS=["*"], LOGIN_URL="/login", USE_TZ=True,
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": folder / "provider.db"}},
@@ -61,11 +61,14 @@ def main(folder: Path, port: int, redirect_uris: str) -> None:
         },
     )  # fmt: skip
     django.setup()
-    settings.OAUTH2_PROVIDER["OAUTH2_VALIDATOR_CLASS"] = validator()
+    conf.settings.OAUTH2_PROVIDER["OAUTH2_VALIDATOR_CLASS"] = validator()
     from django.contrib.auth.views import LoginView
     from django.urls import include, path
 
-    settings.ROOT_URLCONF = (path("o/", include("oauth2_provider.urls")), path("login", LoginView.as_view()))
+    conf.settings.ROOT_URLCONF = (
+        path("o/", include("oauth2_provider.urls")),
+        path("login", LoginView.as_view()),
+    )
     fill(redirect_uris)
     call_command("runserver", f"localhost:{port}", "--noreload", "--skip-checks")
 
