@@ -63,9 +63,11 @@ class Keeper:
                 log.critical("audit_broken", error=type(error).__name__)
                 stop.wait(AFTER_FAILURE_S)
             stop.wait(LINK_EVERY_S)
-        with suppress(Exception):  # the next start does it
+        try:
             self._sequencer.link_pending()
             self._write_head()
+        except Exception as error:  # noqa: BLE001 - outermost: the next start does it
+            log.error("audit_not_chained", error=type(error).__name__)  # noqa: TRY400 - told, not traced
 
     def _write_head(self) -> None:
         if self._sequencer.head.seq:
